@@ -1,1 +1,5 @@
-"""Placeholder until the room is built."""
+"""The resources: typed models, their bounds and rules, and the manifests made from them. No input or output.
+
+One file per kind. `meta` holds what all share, `definition` what a kind says of itself, `crds` writes the manifests,
+`core` trims Kubernetes' own kinds to the fields we read.
+"""

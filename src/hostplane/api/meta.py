@@ -18,7 +18,13 @@ class ApiStruct(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="cam
     """Base of every wire type; names are camelCase on the wire, unknown fields are ignored, defaults stay unwritten."""
 
 
-SchemaVersion = Annotated[str, msgspec.Meta(pattern=r"^1\.[0-9]{1,4}$", description="Version of this object's schema, major.minor; an unknown major is refused.")]
+SchemaVersion = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^1\.[0-9]{1,4}$",
+        description="Version of this object's schema, major.minor; an unknown major is refused.",
+    ),
+]
 
 
 class OwnerReference(ApiStruct, frozen=True, kw_only=True, gc=False):

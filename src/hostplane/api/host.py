@@ -1,0 +1,240 @@
+"""Host: one object per node. Its spec is the operator's wish for that node, its status the node's own report.
+
+The operator moves `grant.stage`; the agent reboots only at Switch and commits only at Confirm of the same `seq`.
+A host's report never lists secrets and stays small (the last 20 transitions), because every node writes one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+
+from .definition import Column, Definition, Rule
+from .meta import ApiStruct, Condition, ObjectMeta, Resource, SchemaVersion
+
+__all__ = [
+    "CONFIGURE",
+    "CONFIRM",
+    "HOST",
+    "HOST_DEFINITION",
+    "RELEASE",
+    "RESERVED",
+    "ROLLBACK",
+    "SWITCH",
+    "UPGRADE",
+    "FailedDigest",
+    "Grant",
+    "Host",
+    "HostSpec",
+    "HostStatus",
+    "ImageRef",
+    "LastError",
+    "Phase",
+    "Progress",
+    "Setting",
+    "Settings",
+    "SettingsModel",
+    "SlotStatus",
+    "Transition",
+]
+
+UPGRADE, ROLLBACK, CONFIGURE = "upgrade", "rollback", "configure"
+RESERVED, SWITCH, CONFIRM, RELEASE = "Reserved", "Switch", "Confirm", "Release"
+
+Digest = Annotated[
+    str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 lower-case hexadecimal digits.")
+]
+Version = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Phase:
+    """The phases an agent reports (design: a host's phases)."""
+
+    IDLE = "Idle"
+    STAGING = "Staging"
+    STAGED = "Staged"
+    REBOOTING = "Rebooting"
+    TRIAL = "Trial"
+    FAILED = "Failed"
+    RETURNED = "Returned"
+    ALL = (IDLE, STAGING, STAGED, REBOOTING, TRIAL, FAILED, RETURNED)
+
+
+class ImageRef(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The payload for this host: where it is, and what it must hash and measure to."""
+
+    format: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["bundle", "rootTar", "osTar"]})]
+    ref: Annotated[str, msgspec.Meta(min_length=1, max_length=2048, description="Where the payload is fetched from.")]
+    digest: Digest
+    size: Annotated[int, msgspec.Meta(ge=1, description="Bytes of the payload.")]
+    version: Version
+
+
+class Grant(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """Leave to be unavailable, and how far the host may go with it."""
+
+    seq: Annotated[int, msgspec.Meta(ge=1, description="From the Ledger; the agent refuses any lower one it has seen.")]
+    operation: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [UPGRADE, ROLLBACK, CONFIGURE]})]
+    digest: Annotated[str, msgspec.Meta(max_length=71, description="The image to switch to; empty for configure.")] = ""
+    stage: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [RESERVED, SWITCH, CONFIRM, RELEASE]})]
+    trial_seconds: Annotated[
+        int,
+        msgspec.Meta(ge=10, le=86400, description="Hard deadline of the trial on the host's boot clock, in seconds."),
+    ] = 7200
+
+
+class Setting(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """One key of a settings model; a value may be any JSON the model knows."""
+
+    key: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    value: Annotated[Any, msgspec.Meta(extra_json_schema={"x-kubernetes-preserve-unknown-fields": True})] = None
+    operation: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class SettingsModel(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The keys of one file or facility."""
+
+    model: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    configpath: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    contents: Annotated[list[Setting], msgspec.Meta(max_length=256)] = []
+
+
+class Settings(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """A versioned set of settings; another version is another wish."""
+
+    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    configs: Annotated[list[SettingsModel], msgspec.Meta(max_length=64)] = []
+
+
+class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The operator's wish for this node."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(oldSelf.grant) || !has(self.grant) || self.grant.seq >= oldSelf.grant.seq",
+            "grant.seq only grows: a lower one would replay an old leave",
+        ),
+    )
+
+    schema_version: SchemaVersion = "1.0"
+    node_uid: Annotated[str, msgspec.Meta(max_length=128, description="Uid of the Node this Host was made for.")] = ""
+    image: ImageRef | None = None
+    grant: Grant | None = None
+    settings: Settings | None = None
+
+
+class SlotStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """What a slot holds: Empty, Writing, Staged, Trial, Confirmed or Bad."""
+
+    state: Annotated[str, msgspec.Meta(max_length=32)] = "Empty"
+    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
+    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    size: int = 0
+
+
+class Operation(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The grant the agent is acting on."""
+
+    seq: int = 0
+    operation: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
+
+
+class Progress(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """How far staging is, in bytes and bytes per second."""
+
+    bytes: int = 0
+    total: int = 0
+    bytes_per_second: int = 0
+
+
+class LastError(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """Why the last operation did not end well. `reason_class` is HostFault, NoVerdict or empty."""
+
+    name: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    code: Annotated[str, msgspec.Meta(max_length=16)] = ""
+    message: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    reason_class: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
+    at: Annotated[str, msgspec.Meta(max_length=40)] = ""
+
+
+class FailedDigest(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """An image this host went back from, and why."""
+
+    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
+    name: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+
+class Transition(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """One change of phase."""
+
+    phase: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    at: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+
+
+class SettingsStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The settings version in force, or why the last one is not."""
+
+    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    error: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+
+
+class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The node's own report; written by its proxy and by nobody else."""
+
+    schema: Annotated[str, msgspec.Meta(max_length=16)] = ""
+    agent_version: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    protocol: int = 0
+    phase: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    boot_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    active_slot: Annotated[str, msgspec.Meta(max_length=8)] = ""
+    slots: Annotated[dict[str, SlotStatus], msgspec.Meta(max_length=4)] = {}
+    seq: int = 0
+    operation: Operation | None = None
+    progress: Progress | None = None
+    last_error: LastError | None = None
+    failed_digests: Annotated[list[FailedDigest], msgspec.Meta(max_length=20)] = []
+    transitions: Annotated[list[Transition], msgspec.Meta(max_length=20)] = []
+    settings: SettingsStatus | None = None
+    trial_seconds_left: int | None = None
+    never: bool = False
+    conditions: Annotated[list[Condition], msgspec.Meta(max_length=16)] = []
+
+    @property
+    def active(self) -> SlotStatus:
+        """The running slot; an empty one while the host has not reported."""
+        return self.slots.get(self.active_slot, SlotStatus())
+
+    @property
+    def passive(self) -> SlotStatus:
+        """The other slot; an empty one while the host has not reported."""
+        return next((s for name, s in self.slots.items() if name != self.active_slot), SlotStatus())
+
+
+class Host(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The operating system of one node."""
+
+    metadata: ObjectMeta
+    spec: HostSpec = HostSpec()
+    status: HostStatus = HostStatus()
+
+
+HOST = Resource(Host, "hostplane.dev", "v1alpha1", "Host", "hosts")
+HOST_DEFINITION = Definition(
+    resource=HOST,
+    short_names=("hh",),
+    description="The operating system of one node: the operator's wish (spec) and the node's own report (status).",
+    columns=(
+        Column(name="Phase", path=".status.phase"),
+        Column(name="Slot", path=".status.activeSlot"),
+        Column(name="Wanted", path=".spec.image.version"),
+        Column(name="Grant", path=".spec.grant.stage"),
+        Column(name="Bytes", path=".status.progress.bytes", type="integer", priority=1),
+        Column(name="Of", path=".status.progress.total", type="integer", priority=1),
+        Column(name="Error", path=".status.lastError.name"),
+        Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+    ),
+)

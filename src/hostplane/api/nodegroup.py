@@ -1,0 +1,126 @@
+"""NodeGroup: which nodes belong together, how many may be away at once, and when."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from .definition import Column, Definition, IntOrPercent
+from .meta import ApiStruct, Condition, LabelSelector, ObjectMeta, Resource, SchemaVersion
+
+__all__ = [
+    "NODEGROUP",
+    "NODEGROUP_DEFINITION",
+    "Drain",
+    "NodeGroup",
+    "NodeGroupSpec",
+    "NodeGroupStatus",
+    "TopologyCap",
+    "Window",
+    "Wish",
+]
+
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+class TopologyCap(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """At most so many nodes away at once among those that share a value of this node label."""
+
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=317)]
+    max_unavailable: IntOrPercent = 1
+
+
+class Window(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """When new work may begin: on these weekdays, from `start` for `duration`, in an IANA time zone."""
+
+    weekdays: Annotated[
+        list[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(WEEKDAYS)})]], msgspec.Meta(max_length=7)
+    ] = []
+    start: Annotated[
+        str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$", description="HH:MM, local time of the zone.")
+    ]
+    duration: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,4}[hm]$", description="Like 4h or 90m, at most a week.")]
+    time_zone: Annotated[str, msgspec.Meta(max_length=64, description="IANA name, like Asia/Shanghai.")] = "UTC"
+
+
+class Drain(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """How pods are asked to leave. A class that may not be evicted stops the drain before the first eviction."""
+
+    deadline_seconds: Annotated[
+        int, msgspec.Meta(ge=10, le=86400, description="After this the host is released and tried later.")
+    ] = 1800
+    evict_unmanaged: Annotated[bool, msgspec.Meta(description="Also pods that no controller would bring back.")] = False
+    evict_empty_dir: Annotated[bool, msgspec.Meta(description="Also pods whose emptyDir data would be lost.")] = True
+    grace_period_seconds: Annotated[
+        int | None, msgspec.Meta(ge=0, le=86400, description="Instead of each pod's own.")
+    ] = None
+    skip: Annotated[bool, msgspec.Meta(description="Reboot without a drain (the cordon stays).")] = False
+
+
+class NodeGroupSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """Membership, budget, windows and drain policy."""
+
+    schema_version: SchemaVersion = "1.0"
+    selector: LabelSelector
+    mode: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"enum": ["Managed", "Hidden"]},
+            description="Hidden nodes are left alone and out of lists.",
+        ),
+    ] = "Managed"
+    max_unavailable: Annotated[
+        IntOrPercent, msgspec.Meta(description="Nodes away at once: a count, or a share rounded down, at least 1.")
+    ] = 1
+    topology: Annotated[list[TopologyCap], msgspec.Meta(max_length=8)] = []
+    windows: Annotated[
+        list[Window], msgspec.Meta(max_length=32, description="When new work may begin; empty: always.")
+    ] = []
+    drain: Drain = Drain()
+
+
+class Wish(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The Rollout in force for a group."""
+
+    rollout: Annotated[str, msgspec.Meta(max_length=253)] = ""
+    operation: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    image: Annotated[str, msgspec.Meta(max_length=253)] = ""
+    generation: int = 0
+
+
+class NodeGroupStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """How many nodes are in the group, and how far they are."""
+
+    observed_generation: int = 0
+    current: Wish | None = None
+    nodes: int = 0
+    up_to_date: int = 0
+    unavailable: int = 0
+    budget: int = 0
+    conditions: Annotated[list[Condition], msgspec.Meta(max_length=16)] = []
+
+
+class NodeGroup(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """A group of nodes that share budget, windows and policy."""
+
+    metadata: ObjectMeta
+    spec: NodeGroupSpec
+    status: NodeGroupStatus = NodeGroupStatus()
+
+
+NODEGROUP = Resource(NodeGroup, "hostplane.dev", "v1alpha1", "NodeGroup", "nodegroups")
+NODEGROUP_DEFINITION = Definition(
+    resource=NODEGROUP,
+    short_names=("ng",),
+    description="Which nodes belong together, how many may be away at once, and when.",
+    columns=(
+        Column(name="Nodes", path=".status.nodes", type="integer"),
+        Column(name="Up-to-date", path=".status.upToDate", type="integer"),
+        Column(name="Away", path=".status.unavailable", type="integer"),
+        Column(name="Budget", path=".status.budget", type="integer"),
+        Column(name="Rollout", path=".status.current.rollout"),
+        Column(name="Mode", path=".spec.mode", priority=1),
+        Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+    ),
+)
