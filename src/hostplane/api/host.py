@@ -69,6 +69,12 @@ class ImageRef(ApiStruct, frozen=True, kw_only=True, gc=False):
     digest: Digest
     size: Annotated[int, msgspec.Meta(ge=1, description="Bytes of the payload.")]
     version: Version
+    attempt: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0, description="Grows with each allowed retry; a host refuses a digest that failed at this attempt."
+        ),
+    ] = 0
 
 
 class Grant(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -165,6 +171,7 @@ class FailedDigest(ApiStruct, frozen=True, kw_only=True, gc=False):
 
     digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
     name: Annotated[str, msgspec.Meta(max_length=128)] = ""
+    attempt: int = 0
 
 
 class Transition(ApiStruct, frozen=True, kw_only=True, gc=False):

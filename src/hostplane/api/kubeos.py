@@ -1,7 +1,8 @@
 """KubeOS's two kinds, so that its manifests and its proxies keep working unchanged.
 
-Wider than KubeOS where its own manual is (empty imagetype for config and rollback, missing imageurl, flagSafe, mtls): missing
-fields get defaults, because KubeOS's proxies decode every stored object whole and stop watching when one lacks a field.
+Wider than KubeOS where its own manual is (empty imagetype for config and rollback, missing imageurl, flagSafe, mtls):
+missing fields get defaults, because KubeOS's proxies decode every stored object whole and stop watching when one
+lacks a field.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class KubeOSSpec(ApiStruct, frozen=True, kw_only=True, gc=False, omit_defaults=F
 
 
 class KubeOSStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
-    """Ours: KubeOS declares the subresource and no field. How far the operation is, and what is wrong with the object."""
+    """Ours (KubeOS declares the subresource and no field): how far it is, and what is wrong with the object."""
 
     observed_generation: int = 0
     phase: Annotated[str, msgspec.Meta(max_length=32)] = ""

@@ -1,4 +1,4 @@
-"""Ledger: one object per cluster that says who is unavailable because of us. The budget is counted here and nowhere else.
+"""Ledger: one object per cluster that says who is unavailable because of us; the budget is counted nowhere else.
 
 It is changed only by conditional update, many hosts at a time, so two operators can never both believe a slot free.
 """

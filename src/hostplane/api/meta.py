@@ -1,4 +1,4 @@
-"""What every object shares: metadata trimmed to the fields we read, conditions, label selectors, and how a kind is addressed.
+"""What every object shares: metadata trimmed to the fields we read, conditions, selectors, and how a kind is addressed.
 
 Types here and beside it are msgspec Structs: frozen, keyword-only, not tracked by the garbage collector (they hold no
 cycles, and 10,000 of them would slow every collection). A field we do not read is not in a type, so it costs nothing
