@@ -1,0 +1,305 @@
+"""A real etcd and a real kube-apiserver (and controller-manager on demand) in one directory, for one user.
+
+Loopback and a directory of mode 0700 are its walls: etcd listens on a unix socket in there, the API server on
+127.0.0.1 with the certificate it makes for itself, and the only credential is a random token in `kubeconfig` (0600).
+RBAC, admission policies and bound service-account tokens work as in production. Data survive a stop and a start; they
+are not meant to survive a power cut (etcd does not fsync). The processes outlive the one that called start().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+
+from hostplane.errors import LocalError, NotFoundError
+from hostplane.local import processes, state
+from hostplane.local.apiserver import ApiServer
+from hostplane.local.binaries import Say, locate, tell
+
+__all__ = ["ControlPlane"]
+
+_SOCKET_PATH_MAX = 107
+_READY_SECONDS = 90.0
+_POLL_SECONDS = 0.1
+_CONTROLLERS = (  # what budgets, garbage collection and DaemonSets need; none that would touch a Node
+    "disruption-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "serviceaccount-controller",
+    "root-ca-certificate-publisher-controller",
+    "daemonset-controller",
+    "deployment-controller",
+    "replicaset-controller",
+    "job-controller",
+)
+_KUBECONFIG = """apiVersion: v1
+kind: Config
+current-context: hostplane
+clusters:
+- name: hostplane
+  cluster: {{server: "{url}", certificate-authority: "{ca}"}}
+users:
+- name: {user}
+  user: {{token: "{token}"}}
+contexts:
+- name: hostplane
+  context: {{cluster: hostplane, user: {user}}}
+"""
+
+
+class ControlPlane:
+    """One control plane in `directory`; `port` 0 takes a free one and keeps it for later starts."""
+
+    def __init__(
+        self, directory: Path | str, port: int = 0, *, controller_manager: bool = False, say: Say = tell
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self.kubeconfig = self.directory / "kubeconfig"
+        self.ca = self.directory / "pki" / "apiserver.crt"
+        self.token_file = self.directory / "pki" / "tokens.csv"
+        self.url = ""
+        self._port = port
+        self._controller_manager = controller_manager
+        self._say = say
+        self._programs: dict[str, Path] = {}
+
+    @property
+    def token(self) -> str:
+        """The administrator's bearer token."""
+        return self.token_file.read_text("ascii").partition(",")[0]
+
+    @property
+    def api(self) -> ApiServer:
+        """A plain way to ask this server."""
+        return ApiServer(url=self.url, token=self.token, ca=str(self.ca))
+
+    def start(self, seconds: float = _READY_SECONDS) -> None:
+        """Starts what does not run and returns when the API server is ready; what it started it ends if that fails.
+
+        Raises:
+            LocalError: a program is missing, the port is taken, it runs already, or it was not ready in `seconds`.
+        """
+        self._programs = locate(self._names(), self._say)
+        state.prepare_directory(self.directory)
+        known = state.load(self.directory)
+        running = [process.name for process in known.processes if processes.is_alive(process)]
+        if running:
+            raise LocalError("LocalClusterRuns", directory=self.directory, processes=", ".join(running))
+        self._choose_port(known)
+        self._make_secrets()
+        deadline = time.monotonic() + seconds
+        try:
+            self._spawn("etcd", self._etcd_command())
+            self.start_apiserver(deadline - time.monotonic())
+            if self._controller_manager:
+                self._spawn("kube-controller-manager", self._controller_manager_command())
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> list[str]:
+        """Ends the processes of this control plane, the API server first; the names of those that ran."""
+        known = {process.name: process for process in state.load(self.directory).processes}
+        order = ("kube-controller-manager", "kube-apiserver", "etcd")
+        ran = processes.end([known[name] for name in order if name in known])
+        state.forget(self.directory, set(order))
+        return [process.name for process in ran]
+
+    def stop_apiserver(self, *, kill: bool = False) -> None:
+        """Ends only the API server, as an outage would: orderly, or at once with `kill`."""
+        known = [process for process in state.load(self.directory).processes if process.name == "kube-apiserver"]
+        processes.end(known, grace=0.0 if kill else 15.0, signal_number=9 if kill else 15)
+
+    def start_apiserver(self, seconds: float = _READY_SECONDS) -> None:
+        """Starts the API server over the running etcd and waits until it is ready, at most `seconds`."""
+        process = self._spawn("kube-apiserver", self._apiserver_command())
+        deadline = time.monotonic() + seconds
+        self._write_kubeconfig()
+        while not self.api.is_ready():
+            dead = processes.ended(state.load(self.directory).processes)
+            if dead:
+                raise LocalError("ProgramEnded", program=dead.name, tail=_tail(Path(dead.log)), log=dead.log)
+            if time.monotonic() > deadline:
+                raise LocalError(
+                    "NotReadyInTime", program="kube-apiserver", log=process.log, tail=_tail(Path(process.log))
+                )
+            processes.wait(process, _POLL_SECONDS)
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Ends the API server and starts it again on the same port; returns when it is ready."""
+        self.stop_apiserver(kill=kill)
+        self.start_apiserver()
+
+    restart_apiserver = restart
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60.0) -> str:
+        """What kubectl prints, as the administrator.
+
+        Raises:
+            LocalError: it ended with an error; the text carries what it said.
+        """
+        program = locate(["kubectl"], self._say)["kubectl"]
+        command = [str(program), f"--kubeconfig={self.kubeconfig}", *arguments]
+        environment = {**os.environ, "HOME": str(self.directory), "KUBECACHEDIR": str(self.directory / "kubectl-cache")}
+        answer = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=environment
+        )
+        if answer.returncode != 0:
+            raise LocalError("KubectlFailed", command=" ".join(arguments), error=answer.stderr.strip()[-2000:])
+        return answer.stdout
+
+    def apply(self, *files: Path) -> None:
+        """Applies manifests server-side and waits until every CustomResourceDefinition is established."""
+        if files:
+            self.kubectl("apply", "--server-side", "--force-conflicts", *(f"--filename={file}" for file in files))
+        deadline = time.monotonic() + 30
+        while not self._crds_established():
+            if time.monotonic() > deadline:
+                raise LocalError("CrdsNotEstablished", seconds=30)
+            time.sleep(0.05)  # the server offers nothing to wait on that is cheaper than asking again
+
+    def _crds_established(self) -> bool:
+        for crd in self.api.request("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]:
+            conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions", [])}
+            if conditions.get("Established") != "True":
+                return False
+            for version in crd["spec"]["versions"]:
+                with_status = f"/apis/{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['plural']}?limit=1"
+                try:
+                    self.api.request("GET", with_status)
+                except NotFoundError:
+                    return False
+        return True
+
+    def _names(self) -> list[str]:
+        return ["etcd", "kube-apiserver", *(["kube-controller-manager"] if self._controller_manager else [])]
+
+    def _choose_port(self, known: state.State) -> None:
+        port = self._port or int(known.url.rpartition(":")[2] or 0)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if self._port:
+                    raise LocalError("PortTaken", port=port, error=error.strerror) from error
+                probe.bind(("127.0.0.1", 0))  # the kept one is taken meanwhile
+            self.url = f"https://127.0.0.1:{probe.getsockname()[1]}"
+        state.save(
+            self.directory,
+            msgspec.structs.replace(known, url=self.url, controller_manager=self._controller_manager, processes=[]),
+        )
+
+    def _make_secrets(self) -> None:
+        if len(str(self._etcd_socket)) > _SOCKET_PATH_MAX:
+            raise LocalError("PathTooLong", path=self._etcd_socket, limit=_SOCKET_PATH_MAX)
+        with contextlib.suppress(FileNotFoundError):
+            self._etcd_socket.unlink()
+        pki = self.directory / "pki"
+        pki.mkdir(mode=0o700, exist_ok=True)
+        (self.directory / "logs").mkdir(mode=0o700, exist_ok=True)
+        if not self.token_file.exists():
+            _write_private(self.token_file, f'{secrets.token_urlsafe(32)},admin,admin,"system:masters"\n')
+        key = pki / "service-account.key"
+        if not key.exists():
+            openssl = shutil.which("openssl")
+            if not openssl:
+                raise LocalError("OpensslMissing")
+            made = subprocess.run(
+                [openssl, "ecparam", "-name", "prime256v1", "-genkey", "-noout"],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            if made.returncode != 0:
+                raise LocalError("ProgramEnded", program="openssl", tail=made.stderr.strip()[-300:], log="its output")
+            _write_private(key, made.stdout)
+
+    def _write_kubeconfig(self) -> None:
+        text = _KUBECONFIG.format(url=self.url, ca=self.ca, token=self.token, user="admin")
+        _write_private(self.kubeconfig, text)
+
+    @property
+    def _etcd_socket(self) -> Path:
+        return self.directory / "etcd.sock"
+
+    def _spawn(self, name: str, command: list[str]) -> processes.Process:
+        process = processes.spawn(name, command, self.directory / "logs" / f"{name}.log")
+        state.remember(self.directory, process)
+        return process
+
+    def _etcd_command(self) -> list[str]:
+        nowhere = "http://127.0.0.1:2380"  # advertised only: one member, and its peers' socket is a file too
+        return [
+            str(self._programs["etcd"]),
+            f"--data-dir={self.directory / 'etcd'}",
+            f"--listen-client-urls=unix://{self._etcd_socket}",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+            f"--listen-peer-urls=unix://{self._etcd_socket.with_name('peer.sock')}",
+            f"--initial-advertise-peer-urls={nowhere}",
+            f"--initial-cluster=default={nowhere}",
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+        ]
+
+    def _apiserver_command(self) -> list[str]:
+        pki = self.directory / "pki"
+        key = pki / "service-account.key"
+        command = [
+            str(self._programs["kube-apiserver"] if self._programs else locate(["kube-apiserver"])["kube-apiserver"]),
+            f"--etcd-servers=unix://{self._etcd_socket}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
+            f"--secure-port={self.url.rpartition(':')[2]}",
+            f"--cert-dir={pki}",
+            f"--token-auth-file={self.token_file}",
+            "--authorization-mode=RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--allow-privileged=true",
+            "--profiling=false",
+        ]
+        if not self._controller_manager:  # nobody would make the account every pod is checked for
+            command.append("--disable-admission-plugins=ServiceAccount")
+        return command
+
+    def _controller_manager_command(self) -> list[str]:
+        return [
+            str(self._programs["kube-controller-manager"]),
+            f"--kubeconfig={self.kubeconfig}",
+            f"--controllers={','.join(_CONTROLLERS)}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            f"--service-account-private-key-file={self.directory / 'pki' / 'service-account.key'}",
+            f"--root-ca-file={self.ca}",
+        ]
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def _tail(log: Path, lines: int = 3) -> str:
+    """The last lines of a log, on one line: those that name an error where there are any."""
+    try:
+        text = log.read_text("utf-8", "replace").splitlines()[-200:]
+    except OSError:
+        return "(no log)"
+    telling = [line for line in text if line.startswith(("E", "F", "Error", "panic")) or '"level":"fatal"' in line]
+    return " / ".join((telling or text)[-lines:])[-600:]

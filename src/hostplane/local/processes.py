@@ -1,0 +1,130 @@
+"""Background processes that outlive the command that started them, and are ended by a later one, exactly.
+
+A process is remembered by its id, its start time and the boot it belongs to; a process id that has meanwhile become
+somebody else's is never signalled. Signals go through pidfds, so nothing can slip in between check and signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from hostplane.errors import LocalError
+
+__all__ = ["Process", "end", "ended", "is_alive", "spawn", "wait"]
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One process we started: `started` is its start time in clock ticks of boot `boot`."""
+
+    name: str
+    pid: int
+    started: int
+    boot: str
+    log: str
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+def _state(pid: int) -> tuple[str, int] | None:
+    """(state letter, start time in ticks) of a process, or None when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # the program's name may hold spaces and brackets
+    return fields[0], int(fields[19])
+
+
+def spawn(name: str, command: list[str], log: Path, environment: dict[str, str] | None = None) -> Process:
+    """Starts `command` in a session of its own, its output appended to `log` (mode 0600)."""
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    try:
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            os.environ if environment is None else environment,
+            file_actions=actions,
+            setsid=True,
+            setsigdef=[signal.SIGINT, signal.SIGPIPE],
+        )
+    except OSError as error:
+        raise LocalError("ProgramNotStarted", program=name, path=command[0], error=error.strerror) from error
+    state = _state(pid)
+    return Process(name=name, pid=pid, started=state[1] if state else 0, boot=_boot(), log=str(log))
+
+
+def is_alive(process: Process) -> bool:
+    """Whether it still runs and is still the one we started; a zombie does not run."""
+    state = _state(process.pid)
+    return state is not None and state[0] not in "ZX" and state[1] == process.started and process.boot == _boot()
+
+
+def wait(process: Process, seconds: float) -> bool:
+    """Waits until it has ended, at most `seconds`; whether it has. A child of ours is reaped."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if is_alive(process):
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            poller.poll(max(0.0, seconds) * 1000)
+    finally:
+        os.close(fd)
+    if is_alive(process):
+        return False
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+    return True
+
+
+def ended(processes: list[Process]) -> Process | None:
+    """The first of them that no longer runs."""
+    return next((process for process in processes if not is_alive(process)), None)
+
+
+def end(processes: list[Process], grace: float = 10.0, signal_number: int = signal.SIGTERM) -> list[Process]:
+    """Ends them in the given order, each with `grace` seconds before it is killed. Safe to repeat.
+
+    Returns:
+        Those that were still running.
+    """
+    ran = []
+    for process in processes:
+        if _signal(process, signal_number):
+            ran.append(process)
+            deadline = time.monotonic() + grace
+            if not wait(process, deadline - time.monotonic()):
+                _signal(process, signal.SIGKILL)
+        wait(process, grace)
+    return ran
+
+
+def _signal(process: Process, number: int) -> bool:
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_alive(process):  # checked while the pidfd holds the identity
+            return False
+        signal.pidfd_send_signal(fd, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(fd)
