@@ -1,1 +1,4 @@
-"""Placeholder until the room is built."""
+"""The Kubernetes client: sessions, informers, leader election and Events, and nothing about hosts.
+
+Only `session` and what is below it (`transport`, `auth`, `wire`, `pace`) know HTTP; the rest stands on Session.
+"""
