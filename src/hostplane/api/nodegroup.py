@@ -52,9 +52,9 @@ class Drain(ApiStruct, frozen=True, kw_only=True, gc=False):
     ] = 1800
     evict_unmanaged: Annotated[bool, msgspec.Meta(description="Also pods that no controller would bring back.")] = False
     evict_empty_dir: Annotated[bool, msgspec.Meta(description="Also pods whose emptyDir data would be lost.")] = True
-    grace_period_seconds: Annotated[
-        int | None, msgspec.Meta(ge=0, le=86400, description="Instead of each pod's own.")
-    ] = None
+    grace_period_seconds: (
+        Annotated[int, msgspec.Meta(ge=0, le=86400, description="Instead of each pod's own.")] | None
+    ) = None
     skip: Annotated[bool, msgspec.Meta(description="Reboot without a drain (the cordon stays).")] = False
 
 
