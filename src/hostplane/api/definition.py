@@ -12,10 +12,7 @@ import msgspec
 
 from .meta import Resource
 
-__all__ = ["Column", "Definition", "IntOrPercent", "Rule"]
-
-IntOrPercent = Annotated[int | str, msgspec.Meta(extra_json_schema={"x-kubernetes-int-or-string": True})]
-"""A count of nodes, or a share of them like `25%`."""
+__all__ = ["Column", "Definition", "IntOrPercent", "Rule", "checked", "text"]
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -23,6 +20,29 @@ class Rule(msgspec.Struct, frozen=True):
 
     rule: str
     message: str
+
+
+def checked(rule: str, message: str, **schema: Any) -> dict[str, Any]:
+    """`extra_json_schema` with a CEL rule on the field itself, so that an old object stays editable elsewhere."""
+    return {**schema, "x-kubernetes-validations": [{"rule": rule, "message": message}]}
+
+
+def text(length: int) -> msgspec.Meta:
+    """A bound that the API server enforces and decoding does not: what was stored before the bound must be readable."""
+    return msgspec.Meta(extra_json_schema={"maxLength": length})
+
+
+IntOrPercent = Annotated[
+    int | str,
+    msgspec.Meta(
+        extra_json_schema=checked(
+            "type(self) == int ? self >= 1 : self.matches('^(100|[1-9][0-9]?)%$')",
+            "give a count of at least 1, or a share from 1% to 100%",
+            **{"x-kubernetes-int-or-string": True, "maxLength": 16},
+        )
+    ),
+]
+"""A count of nodes, or a share of them like `25%`."""
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,4 +61,5 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     resource: Resource[Any]
     columns: tuple[Column, ...]
     short_names: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
     description: str = ""

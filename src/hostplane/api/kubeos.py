@@ -54,6 +54,7 @@ class TimeWindow(ApiStruct, frozen=True, kw_only=True, gc=False):
 class KubeOSSpec(ApiStruct, frozen=True, kw_only=True, gc=False, omit_defaults=False):
     """KubeOS's wish for a set of nodes. Defaults are written into every stored object."""
 
+    store_defaults: ClassVar[bool] = True
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     osversion: Annotated[str, msgspec.Meta(max_length=256)] = ""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from .definition import Column, Definition
+from .definition import Column, Definition, Rule
 from .meta import ApiStruct, ObjectMeta, Resource, SchemaVersion
 
 __all__ = ["LEDGER", "LEDGER_DEFINITION", "LEDGER_NAME", "MAX_BYTES", "MAX_HOLDERS", "Holder", "Ledger", "LedgerSpec"]
@@ -46,6 +46,7 @@ class Ledger(ApiStruct, frozen=True, kw_only=True, gc=False):
 LEDGER = Resource(Ledger, "hostplane.dev", "v1alpha1", "Ledger", "ledgers")
 LEDGER_DEFINITION = Definition(
     resource=LEDGER,
+    rules=(Rule(f"self.metadata.name == '{LEDGER_NAME}'", f"there is one Ledger, and its name is {LEDGER_NAME}"),),
     description="Who is unavailable because of Hostplane, and the next grant's number; written by the operator alone.",
     columns=(
         Column(name="Next", path=".spec.nextSeq", type="integer"),
