@@ -217,6 +217,7 @@ class Session:
         namespace: str | None = None,
         *,
         field_manager: str = "hostplane",
+        urgent: bool = False,
     ) -> T:
         """Create an object.
 
@@ -225,7 +226,7 @@ class Session:
             ClusterError: any other leaf; after UnreachableError it may exist.
         """
         params = {"fieldManager": field_manager}
-        answer = await self._call("POST", _path(resource, namespace), body, params)
+        answer = await self._call("POST", _path(resource, namespace), body, params, urgent=urgent)
         return wire.decode_object(resource.type, answer.body, resource.kind)
 
     async def patch(
