@@ -41,8 +41,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     plane = ControlPlane(tmp_path_factory.mktemp("cp"))
     plane.start()
     try:
-        if _CRDS.is_dir():
-            plane.apply(*sorted(_CRDS.glob("*.yaml")))
+        plane.install_crds(file.read_text("utf-8") for file in sorted(_CRDS.glob("*.yaml")))
         yield plane
     finally:
         plane.stop()
@@ -61,8 +60,7 @@ def control_plane_with_controllers(tmp_path_factory: pytest.TempPathFactory) -> 
     plane = ControlPlane(tmp_path_factory.mktemp("kcm"), controller_manager=True)
     plane.start()
     try:
-        if _CRDS.is_dir():
-            plane.apply(*sorted(_CRDS.glob("*.yaml")))
+        plane.install_crds(file.read_text("utf-8") for file in sorted(_CRDS.glob("*.yaml")))
         yield plane
     finally:
         plane.stop()

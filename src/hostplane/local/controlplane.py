@@ -15,9 +15,11 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from hostplane.errors import LocalError, NotFoundError
 from hostplane.local import processes, state
@@ -126,10 +128,10 @@ class ControlPlane:
         while not self.api.is_ready():
             dead = processes.ended(state.load(self.directory).processes)
             if dead:
-                raise LocalError("ProgramEnded", program=dead.name, tail=_tail(Path(dead.log)), log=dead.log)
+                raise LocalError("ProgramEnded", program=dead.name, tail=processes.last_lines(dead), log=dead.log)
             if time.monotonic() > deadline:
                 raise LocalError(
-                    "NotReadyInTime", program="kube-apiserver", log=process.log, tail=_tail(Path(process.log))
+                    "NotReadyInTime", program="kube-apiserver", log=process.log, tail=processes.last_lines(process)
                 )
             processes.wait(process, _POLL_SECONDS)
 
@@ -156,25 +158,33 @@ class ControlPlane:
             raise LocalError("KubectlFailed", command=" ".join(arguments), error=answer.stderr.strip()[-2000:])
         return answer.stdout
 
-    def apply(self, *files: Path) -> None:
-        """Applies manifests server-side and waits until every CustomResourceDefinition is established."""
-        if files:
-            self.kubectl("apply", "--server-side", "--force-conflicts", *(f"--filename={file}" for file in files))
-        deadline = time.monotonic() + 30
-        while not self._crds_established():
+    def install_crds(self, texts: Iterable[str], seconds: float = 30.0) -> None:
+        """Applies CustomResourceDefinitions given as YAML and waits until the server serves all it has.
+
+        Raises:
+            LocalError: they were not served within `seconds`.
+        """
+        collection = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for text in texts:
+            for body in yaml.safe_load_all(text):
+                if body:
+                    path = f"{collection}/{body['metadata']['name']}?fieldManager=hostplane&force=true"
+                    self.api.request("PATCH", path, body, kind="apply-patch+yaml")
+        deadline = time.monotonic() + seconds
+        while not self._crds_served(collection):
             if time.monotonic() > deadline:
-                raise LocalError("CrdsNotEstablished", seconds=30)
+                raise LocalError("CrdsNotEstablished", seconds=seconds)
             time.sleep(0.05)  # the server offers nothing to wait on that is cheaper than asking again
 
-    def _crds_established(self) -> bool:
-        for crd in self.api.request("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]:
+    def _crds_served(self, collection: str) -> bool:
+        for crd in self.api.request("GET", collection)["items"]:
             conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions", [])}
             if conditions.get("Established") != "True":
                 return False
             for version in crd["spec"]["versions"]:
-                with_status = f"/apis/{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['plural']}?limit=1"
+                path = f"/apis/{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['plural']}?limit=1"
                 try:
-                    self.api.request("GET", with_status)
+                    self.api.request("GET", path)
                 except NotFoundError:
                     return False
         return True
@@ -293,13 +303,3 @@ def _write_private(path: Path, text: str) -> None:
     with open(fd, "w", encoding="ascii") as file:
         file.write(text)
     os.replace(temporary, path)
-
-
-def _tail(log: Path, lines: int = 3) -> str:
-    """The last lines of a log, on one line: those that name an error where there are any."""
-    try:
-        text = log.read_text("utf-8", "replace").splitlines()[-200:]
-    except OSError:
-        return "(no log)"
-    telling = [line for line in text if line.startswith(("E", "F", "Error", "panic")) or '"level":"fatal"' in line]
-    return " / ".join((telling or text)[-lines:])[-600:]

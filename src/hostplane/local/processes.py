@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import time
@@ -17,7 +18,9 @@ import msgspec
 
 from hostplane.errors import LocalError
 
-__all__ = ["Process", "end", "ended", "is_alive", "spawn", "wait"]
+__all__ = ["Process", "end", "ended", "is_alive", "last_lines", "spawn", "wait"]
+
+_TELLING = re.compile(r'[EF]\d{4} |[Ee]rror|panic|hostplane: HP-|\S*Error:|\{"level":"(error|fatal|panic)"')
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,3 +131,13 @@ def _signal(process: Process, number: int) -> bool:
         return False
     finally:
         os.close(fd)
+
+
+def last_lines(process: Process, lines: int = 3) -> str:
+    """The end of its log, on one line: the lines that name an error where there are any."""
+    try:
+        text = Path(process.log).read_text("utf-8", "replace").splitlines()[-200:]
+    except OSError:
+        return "(no log)"
+    telling = [line for line in text if _TELLING.match(line)]
+    return " / ".join((telling or text)[-lines:])[-600:]
