@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from .definition import Column, Definition, Rule
-from .meta import ApiStruct, Condition, ObjectMeta, Resource, SchemaVersion
+from .definition import Column, Definition, Rule, about, items, text
+from .meta import ApiStruct, Conditions, ObjectMeta, Resource, SchemaVersion
 
 __all__ = [
     "CONFIGURE",
@@ -45,7 +45,7 @@ RESERVED, SWITCH, CONFIRM, RELEASE = "Reserved", "Switch", "Confirm", "Release"
 Digest = Annotated[
     str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 lower-case hexadecimal digits.")
 ]
-Version = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Version = Annotated[str, msgspec.Meta(min_length=1, max_length=256, description="VERSION_ID of its os-release.")]
 
 
 class Phase:
@@ -64,7 +64,13 @@ class Phase:
 class ImageRef(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The payload for this host: where it is, and what it must hash and measure to."""
 
-    format: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["bundle", "rootTar", "osTar"]})]
+    format: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"enum": ["bundle", "rootTar", "osTar"]},
+            description="bundle (ours), rootTar (a root file system) or osTar (KubeOS's os.tar).",
+        ),
+    ]
     ref: Annotated[str, msgspec.Meta(min_length=1, max_length=2048, description="Where the payload is fetched from.")]
     digest: Digest
     size: Annotated[int, msgspec.Meta(ge=1, description="Bytes of the payload.")]
@@ -81,36 +87,59 @@ class Grant(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Leave to be unavailable, and how far the host may go with it."""
 
     seq: Annotated[int, msgspec.Meta(ge=1, description="From the Ledger; the agent refuses any lower one it has seen.")]
-    operation: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [UPGRADE, ROLLBACK, CONFIGURE]})]
+    operation: Annotated[
+        str,
+        msgspec.Meta(extra_json_schema={"enum": [UPGRADE, ROLLBACK, CONFIGURE]}, description="What the leave is for."),
+    ]
     digest: Annotated[str, msgspec.Meta(max_length=71, description="The image to switch to; empty for configure.")] = ""
-    stage: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [RESERVED, SWITCH, CONFIRM, RELEASE]})]
+    stage: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"enum": [RESERVED, SWITCH, CONFIRM, RELEASE]},
+            description="Reserved: the budget is held; Switch: reboot into it; Confirm: commit; Release: given back.",
+        ),
+    ]
     trial_seconds: Annotated[
         int,
         msgspec.Meta(ge=10, le=86400, description="Hard deadline of the trial on the host's boot clock, in seconds."),
     ] = 7200
+    rollout: Annotated[
+        str, msgspec.Meta(max_length=128, description="Uid and generation of the Rollout it was given for: UID/N.")
+    ] = ""
+    at: Annotated[int, msgspec.Meta(ge=0, description="When this stage was written, seconds since 1970.")] = 0
+    verdict: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"enum": ["", "HostFault", "NoVerdict"]},
+            description="With Release: whose fault it was that the operation did not succeed; empty: it did.",
+        ),
+    ] = ""
+    why: Annotated[
+        str, msgspec.Meta(max_length=128, description="With Release: the reason's name; empty: it succeeded.")
+    ] = ""
 
 
 class Setting(ApiStruct, frozen=True, kw_only=True, gc=False):
     """One key of a settings model; a value may be any JSON the model knows."""
 
-    key: Annotated[str, msgspec.Meta(max_length=1024)] = ""
-    value: Annotated[Any, msgspec.Meta(extra_json_schema={"x-kubernetes-preserve-unknown-fields": True})] = None
-    operation: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    key: Annotated[str, text(1024, "Name of the setting, in the model's own notation.")] = ""
+    value: Annotated[Any, about("Any JSON; absent means empty.")] = None
+    operation: Annotated[str, text(64, "Empty to add or update, `delete` to delete.")] = ""
 
 
 class SettingsModel(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The keys of one file or facility."""
 
-    model: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    configpath: Annotated[str, msgspec.Meta(max_length=1024)] = ""
-    contents: Annotated[list[Setting], msgspec.Meta(max_length=256)] = []
+    model: Annotated[str, text(64, "Which kind of file or facility, like `kernel.sysctl`.")] = ""
+    configpath: Annotated[str, text(1024, "The file, where it is not the model's usual one.")] = ""
+    contents: Annotated[list[Setting], items(1024, "The settings, applied in this order.")] = []
 
 
 class Settings(ApiStruct, frozen=True, kw_only=True, gc=False):
     """A versioned set of settings; another version is another wish."""
 
-    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    configs: Annotated[list[SettingsModel], msgspec.Meta(max_length=64)] = []
+    version: Annotated[str, text(256, "Name of this set; a change of it is what makes hosts act.")] = ""
+    configs: Annotated[list[SettingsModel], items(256, "The models, applied in this order.")] = []
 
 
 class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -208,7 +237,7 @@ class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     settings: SettingsStatus | None = None
     trial_seconds_left: int | None = None
     never: bool = False
-    conditions: Annotated[list[Condition], msgspec.Meta(max_length=16)] = []
+    conditions: Conditions = []
 
     @property
     def active(self) -> SlotStatus:

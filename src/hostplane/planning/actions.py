@@ -1,0 +1,153 @@
+"""What a pass can ask for. Each action is safe to repeat and safe to lose: the next pass asks again from what is written.
+
+`base` is the resource version the decision was taken from; the write carries it, so a decision from a stale view is
+refused by the API server instead of being done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hostplane.api.host import Grant, ImageRef, Settings
+from hostplane.api.nodegroup import Drain
+from hostplane.errors import Reason
+
+__all__ = [
+    "Action",
+    "AskWord",
+    "Assign",
+    "Cordon",
+    "CreateHost",
+    "DeleteHost",
+    "DeleteInstance",
+    "EndOperation",
+    "LabelNode",
+    "LedgerChange",
+    "NudgeOS",
+    "Reclaim",
+    "SetGrant",
+    "SetImage",
+    "StartDrain",
+    "StopDrain",
+    "Uncordon",
+]
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The root; `node` is whom it is about."""
+
+    node: str
+
+
+class CreateHost(Action, frozen=True, kw_only=True, tag=True):
+    """Make the Host of a node that carries our agent."""
+
+    node_uid: str
+
+
+class DeleteHost(Action, frozen=True, kw_only=True, tag=True):
+    """Remove a Host whose node is another one now, or gone."""
+
+    uid: str
+
+
+class SetImage(Action, frozen=True, kw_only=True, tag=True):
+    """Wish an image onto a host; it begins to stage."""
+
+    image: ImageRef
+    base: str
+
+
+class SetGrant(Action, frozen=True, kw_only=True, tag=True):
+    """Write a stage of a grant; `settings` go with a configure grant."""
+
+    grant: Grant
+    base: str
+    settings: Settings | None = None
+    image: ImageRef | None = None
+
+
+class Cordon(Action, frozen=True, kw_only=True, tag=True):
+    """Make the node unschedulable, with our mark."""
+
+    seq: int
+
+
+class Uncordon(Action, frozen=True, kw_only=True, tag=True):
+    """Give the node the cordon state back that we found."""
+
+
+class StartDrain(Action, frozen=True, kw_only=True, tag=True):
+    """Begin (or go on) to move the pods away."""
+
+    seq: int
+    policy: Drain
+
+
+class StopDrain(Action, frozen=True, kw_only=True, tag=True):
+    """Forget a drain that nobody waits for any more."""
+
+
+class AskWord(Action, frozen=True, kw_only=True, tag=True):
+    """Look whether the DaemonSet pods noted at the grant are back on a host on trial."""
+
+    seq: int
+
+
+class Assign(Action, frozen=True, kw_only=True, tag=True):
+    """Give a KubeOS node its operation: the OSInstance first, then the label."""
+
+    namespace: str
+    body: dict[str, Any]
+    label: str
+
+
+class LabelNode(Action, frozen=True, kw_only=True, tag=True):
+    """Set (value "") or remove (None) labels of a node."""
+
+    labels: dict[str, str | None]
+
+
+class EndOperation(Action, frozen=True, kw_only=True, tag=True):
+    """Write nodestatus=idle and keep the label, so that KubeOS's own proxy un-labels and uncordons."""
+
+    namespace: str
+    body: dict[str, Any]
+    reason: Reason
+
+
+class Reclaim(Action, frozen=True, kw_only=True, tag=True):
+    """End an operation whose proxy will not: idle, no owner, no label; uncordon where we know the node was schedulable."""
+
+    namespace: str
+    body: dict[str, Any]
+    uncordon: bool
+    reason: Reason
+
+
+class DeleteInstance(Action, frozen=True, kw_only=True, tag=True):
+    """Remove the OSInstance of a node that was deleted."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class NudgeOS(Action, frozen=True, kw_only=True, tag=True):
+    """Touch an OS object (`node` is its key), because KubeOS's proxies look at a new owner only when it changes."""
+
+    token: str
+
+
+class LedgerChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One conditional update of the Ledger: who comes, who leaves, the group names and the next number."""
+
+    add: dict[str, tuple[int, str]] = {}
+    """node -> (seq, owner)"""
+    remove: frozenset[str] = frozenset()
+    next_seq: int = 1
+
+    def __bool__(self) -> bool:
+        return bool(self.add or self.remove)

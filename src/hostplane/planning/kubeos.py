@@ -1,0 +1,279 @@
+"""What a KubeOS node needs next, from its Node, its OSInstance and the OS object that owns it.
+
+The protocol is KubeOS's own (its proxies stay on the nodes): we write the OSInstance, then the label; the proxy works,
+removes the label, uncordons and writes idle. What KubeOS forgets we keep in one annotation on the OSInstance, written
+with the assignment: which OS and generation, which boot it started from, which grant, and whether the node was
+schedulable. From it follow the states KubeOS does not have: failed, not tried again until the OS changes, given back.
+
+    idle, no label, other version           READY     -> Assign (OSInstance, label)
+    assigned, label missing                 WORKING   -> the label again (we died between the two writes)
+    assigned, labelled                      WORKING   until the proxy has un-labelled
+    rebooted, Ready, still other version    FAILED    -> EndOperation (idle; the proxy un-labels)
+    deadline passed                         FAILED    likewise; a node that is down is tried again instead
+    idle, labelled, for too long            WORKING   -> Reclaim (we un-label ourselves)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hostplane.api.core import Node
+from hostplane.api.host import Settings
+from hostplane.api.kubeos import CONFIGURING, UPGRADING, KubeOS, OSInstance
+from hostplane.api.ledger import Holder
+from hostplane.errors import Reason, reason
+
+from .actions import Action, Assign, EndOperation, LabelNode, Reclaim
+from .membership import os_key
+from .snapshot import Options
+from .standing import Stand, Standing
+
+__all__ = ["OPERATION", "Record", "Wish", "assign", "observe", "orphan", "record_of"]
+
+OPERATION = "hostplane.dev/operation"
+_SWAP = {"grub.cmdline.current": "grub.cmdline.next", "grub.cmdline.next": "grub.cmdline.current"}
+_LABEL_GRACE = 60
+
+
+class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The annotation: what we asked of this node last."""
+
+    os: str = ""
+    """Uid of the OS object."""
+    generation: int = 0
+    seq: int = 0
+    """The grant in the Ledger."""
+    boot: str = ""
+    """Boot id at the assignment."""
+    at: int = 0
+    """When, seconds since 1970."""
+    schedulable: bool = False
+    """The node was schedulable at the assignment."""
+    ended: int = 0
+    """When we ended it, seconds since 1970; 0 while we have not."""
+    why: str = ""
+    """Catalogue name of why we ended it."""
+
+
+_decoder = msgspec.json.Decoder(Record)
+
+
+def record_of(instance: OSInstance) -> Record:
+    """The record on an OSInstance; an empty one where there is none, or where somebody spoilt it."""
+    text = instance.metadata.annotations.get(OPERATION)
+    if not text:
+        return Record()
+    try:
+        return _decoder.decode(text)
+    except msgspec.DecodeError:
+        return Record()
+
+
+class Wish:
+    """An OS object, with what is the same for all its nodes worked out once."""
+
+    __slots__ = ("configures", "key", "label", "name", "namespace", "os", "settings_version", "uid", "version")
+
+    def __init__(self, os: KubeOS) -> None:
+        self.os = os
+        self.key = os_key(os)
+        self.name, self.namespace, self.uid = os.metadata.name, os.metadata.namespace, os.metadata.uid
+        self.configures = os.spec.opstype == "config"
+        self.label = CONFIGURING if self.configures else UPGRADING
+        self.version = os.spec.osversion
+        self.settings_version = _version(os.spec.sysconfigs)
+
+    def needs_work(self, node: Node, instance: OSInstance) -> bool:
+        """KubeOS's rule: versions are compared for equality, settings by their version string."""
+        if self.configures:
+            return self.settings_version != _version(instance.spec.sysconfigs)
+        return node.status.node_info.os_image != self.version
+
+    def tried(self, record: Record) -> bool:
+        """True where the record is of this OS object as it is now."""
+        return record.os == self.uid and record.generation == self.os.metadata.generation
+
+
+def _version(settings: Settings | None) -> str:
+    return settings.version if settings else ""
+
+
+def observe(
+    wish: Wish, node: Node, instance: OSInstance | None, holder: Holder | None, now: int, options: Options
+) -> Standing:
+    """Where this node stands towards `wish`. `now` in seconds since 1970."""
+    name = node.metadata.name
+    labels = node.metadata.labels
+    labelled = UPGRADING in labels or CONFIGURING in labels
+    if instance is None:
+        return Standing(name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=holder is not None and not labelled)
+    busy = instance.spec.nodestatus not in ("idle", "")
+    if not busy and not labelled:
+        return _at_rest(wish, node, instance, holder)
+    record = record_of(instance)
+    joins = None if holder else record.seq
+    owner = instance.spec.namespacedname
+    if busy and owner is not None and (owner.namespace, owner.name) != (wish.namespace, wish.name):
+        why = reason("OwnedByOther", node=name, other=f"{owner.namespace}/{owner.name}")
+        return Standing(name, Stand.WAITING, why, joins=joins)
+    if not busy:
+        return _ending(node, instance, record, holder, now, options)
+    return _working(wish, node, instance, record, holder, now, options)
+
+
+def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None) -> Standing:
+    name = node.metadata.name
+    if holder is None and not wish.configures and node.status.node_info.os_image == wish.version:
+        return Standing(name, Stand.DONE)  # the common case by far, before anything is parsed
+    record = record_of(instance)
+    leaves = holder is not None and record.seq == holder.seq
+    tried = wish.tried(record) and record.why != "NodeDown"
+    if not wish.needs_work(node, instance):
+        if wish.configures and tried and _version(instance.status.sysconfigs) != wish.settings_version:
+            why = reason(record.why or "SettingsNotApplied", node=name, version=wish.settings_version)
+            return Standing(name, Stand.FAILED, why, leaves=holder is not None)
+        return Standing(name, Stand.DONE, leaves=holder is not None)
+    if wish.configures and node.status.node_info.os_image != wish.version:
+        why = reason("UpgradeFirst", node=name, have=node.status.node_info.os_image, want=wish.version)
+        return Standing(name, Stand.BLOCKED, why, leaves=holder is not None)
+    if tried and (holder is None or leaves):
+        why = reason(
+            record.why or "WrongVersion", node=name, have=node.status.node_info.os_image, want=wish.version, version=""
+        )
+        return Standing(name, Stand.FAILED, why, leaves=leaves)
+    if holder is None or leaves:
+        return Standing(name, Stand.READY, leaves=leaves)
+    # In the Ledger and never told: the write that should have followed was lost.
+    return Standing(name, Stand.WORKING, actions=(assign(wish, node, instance, holder.seq, holder.since),))
+
+
+def _ending(
+    node: Node, instance: OSInstance, record: Record, holder: Holder | None, now: int, options: Options
+) -> Standing:
+    """Idle but labelled: KubeOS's proxy is about to un-label. If it never does, we do it ourselves."""
+    name = node.metadata.name
+    since = record.ended or record.at
+    why = reason(record.why or "EndingOperation", node=name, have=node.status.node_info.os_image, want="", version="")
+    if not node.ready:
+        return Standing(name, Stand.FAILED, why, leaves=holder is not None)  # it counts as down from here on
+    actions: tuple[Action, ...] = ()
+    if since and now - since > options.ending_grace:
+        actions = (_reclaim(node, instance, record, now, reason("ProxySilent", node=name)),)
+    return Standing(name, Stand.WORKING, why, actions=actions, joins=None if holder else record.seq)
+
+
+def _working(
+    wish: Wish, node: Node, instance: OSInstance, record: Record, holder: Holder | None, now: int, options: Options
+) -> Standing:
+    name = node.metadata.name
+    have = node.status.node_info.os_image
+    joins = None if holder else record.seq
+    at_version = have == wish.version
+    if wish.configures and not at_version:
+        # KubeOS's proxy answers "upgrade first" for ever and never gives the node back.
+        why = reason("UpgradeFirst", node=name, have=have, want=wish.version)
+        return Standing(name, Stand.WORKING, why, (_reclaim(node, instance, record, now, why),), joins=joins)
+    ours = record.os == wish.uid
+    rebooted = bool(record.boot) and record.boot != node.status.node_info.boot_id
+    if ours and rebooted and node.ready and not at_version:
+        why = reason("WrongVersion", node=name, have=have, want=wish.version)
+        return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
+    begun = record.at if ours and record.at else (holder.since if holder else now)
+    deadline = options.config_deadline if wish.configures else options.kubeos_deadline
+    if now - begun > deadline:
+        name_of_why = "NodeDown" if not node.ready else "OperationDeadline"
+        why = reason(name_of_why, node=name, seconds=deadline, have=have, want=wish.version, version=wish.settings_version)
+        return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
+    labels = node.metadata.labels
+    if wish.label not in labels and UPGRADING not in labels and CONFIGURING not in labels:
+        finished = _version(instance.status.sysconfigs) == wish.settings_version if wish.configures else at_version
+        if not finished:
+            return Standing(name, Stand.WORKING, actions=(LabelNode(node=name, labels={wish.label: ""}),), joins=joins)
+        if now - begun > _LABEL_GRACE:  # done, but nobody wrote idle
+            why = reason("EndingOperation", node=name)
+            return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
+    return Standing(name, Stand.WORKING, joins=joins)
+
+
+def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> Assign:
+    """The operation for one node, as KubeOS writes it, and our record with it."""
+    spec: dict[str, Any] = {
+        "nodestatus": "config" if wish.configures else "upgrade",
+        "namespacedname": {"name": wish.name, "namespace": wish.namespace},
+    }
+    os = wish.os.spec
+    if wish.configures:
+        spec["sysconfigs"] = _settings(os.sysconfigs)
+    else:
+        if _version(instance.spec.upgradeconfigs) != _version(os.upgradeconfigs):
+            spec["upgradeconfigs"] = _settings(os.upgradeconfigs)
+        if _version(instance.spec.sysconfigs) != wish.settings_version:
+            spec["sysconfigs"] = _settings(os.sysconfigs, swap=True)
+    record = Record(
+        os=wish.uid,
+        generation=wish.os.metadata.generation,
+        seq=seq,
+        boot=node.status.node_info.boot_id,
+        at=now,
+        schedulable=not node.spec.unschedulable,
+    )
+    return Assign(
+        node=node.metadata.name,
+        namespace=instance.metadata.namespace,
+        body=_body(instance, spec, record),
+        label=wish.label,
+    )
+
+
+def _settings(settings: Settings | None, swap: bool = False) -> dict[str, Any]:
+    """As stored: an unset one is {version: ""}; after the reboot `current` and `next` have traded places."""
+    if settings is None:
+        return {"version": "", "configs": None}
+    configs = msgspec.to_builtins(settings.configs)
+    if swap:
+        for config in configs:
+            config["model"] = _SWAP.get(config.get("model", ""), config.get("model", ""))
+    return {"version": settings.version, "configs": configs}
+
+
+def orphan(node: Node | None, instance: OSInstance, now: int) -> Reclaim | None:
+    """Give back a node whose OS object is gone: its proxy no longer acts. None where there is nothing to give back."""
+    name = instance.metadata.name
+    labelled = node is not None and (UPGRADING in node.metadata.labels or CONFIGURING in node.metadata.labels)
+    if instance.spec.nodestatus in ("idle", "") and not labelled:
+        return None
+    return _reclaim(node, instance, record_of(instance), now, reason("OwnerDeleted", node=name))
+
+
+def _reclaim(node: Node | None, instance: OSInstance, record: Record, now: int, why: Reason) -> Reclaim:
+    ended = msgspec.structs.replace(record, ended=now, why=record.why or why.name)
+    spec = {"nodestatus": "idle", "namespacedname": None}
+    return Reclaim(
+        node=instance.metadata.name,
+        namespace=instance.metadata.namespace,
+        body=_body(instance, spec, ended),
+        uncordon=record.schedulable and node is not None and node.spec.unschedulable,
+        reason=why,
+    )
+
+
+def _end(node: Node, instance: OSInstance, record: Record, now: int, why: Reason) -> EndOperation:
+    ended = msgspec.structs.replace(record, ended=now, why="" if why.name == "EndingOperation" else why.name)
+    return EndOperation(
+        node=node.metadata.name,
+        namespace=instance.metadata.namespace,
+        body=_body(instance, {"nodestatus": "idle"}, ended),
+        reason=why,
+    )
+
+
+def _body(instance: OSInstance, spec: dict[str, Any], record: Record) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "resourceVersion": instance.metadata.resource_version,
+            "annotations": {OPERATION: msgspec.json.encode(record).decode()},
+        },
+        "spec": spec,
+    }
