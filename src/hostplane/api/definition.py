@@ -10,16 +10,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from .meta import Resource
+from .meta import Resource, Rule
 
-__all__ = ["Column", "Definition", "IntOrPercent", "Rule", "checked", "text"]
-
-
-class Rule(msgspec.Struct, frozen=True):
-    """A CEL rule and the sentence the API server answers with. On a Struct: its class variable `rules`."""
-
-    rule: str
-    message: str
+__all__ = ["Column", "Definition", "IntOrPercent", "Rule", "about", "checked", "items", "text"]
 
 
 def checked(rule: str, message: str, **schema: Any) -> dict[str, Any]:
@@ -27,9 +20,19 @@ def checked(rule: str, message: str, **schema: Any) -> dict[str, Any]:
     return {**schema, "x-kubernetes-validations": [{"rule": rule, "message": message}]}
 
 
-def text(length: int) -> msgspec.Meta:
+def text(length: int, description: str | None = None) -> msgspec.Meta:
     """A bound that the API server enforces and decoding does not: what was stored before the bound must be readable."""
-    return msgspec.Meta(extra_json_schema={"maxLength": length})
+    return msgspec.Meta(extra_json_schema={"maxLength": length}, description=description)
+
+
+def items(length: int, description: str | None = None) -> msgspec.Meta:
+    """As `text`, for the number of members of a list."""
+    return msgspec.Meta(extra_json_schema={"maxItems": length}, description=description)
+
+
+def about(description: str) -> msgspec.Meta:
+    """What a field means, where its type says the rest."""
+    return msgspec.Meta(description=description)
 
 
 IntOrPercent = Annotated[

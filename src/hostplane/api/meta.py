@@ -7,11 +7,21 @@ to decode; therefore nobody ever writes a whole object back: all writes are patc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
-__all__ = ["Condition", "LabelSelector", "ObjectMeta", "OwnerReference", "Requirement", "Resource", "SchemaVersion"]
+__all__ = [
+    "Condition",
+    "Conditions",
+    "LabelSelector",
+    "ObjectMeta",
+    "OwnerReference",
+    "Requirement",
+    "Resource",
+    "Rule",
+    "SchemaVersion",
+]
 
 
 class ApiStruct(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel", omit_defaults=True):
@@ -21,8 +31,8 @@ class ApiStruct(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="cam
 SchemaVersion = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^1\.[0-9]{1,4}$",
         description="Version of this object's schema, major.minor; an unknown major is refused.",
+        extra_json_schema={"pattern": r"^1\.[0-9]{1,4}$"},  # not on decoding: what is stored must be reportable
     ),
 ]
 
@@ -59,12 +69,36 @@ class Condition(ApiStruct, frozen=True, kw_only=True, gc=False):
     status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["True", "False", "Unknown"]})]
     reason: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     message: Annotated[str, msgspec.Meta(max_length=32768)] = ""
-    last_transition_time: str = ""
+    last_transition_time: Annotated[str, msgspec.Meta(max_length=40)] = ""
     observed_generation: int = 0
+
+
+Conditions = Annotated[
+    list[Condition],
+    msgspec.Meta(
+        max_length=16,
+        extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        description="What holds now, one entry a type.",
+    ),
+]
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A CEL rule and the sentence the API server answers with. On a Struct: its class variable `rules`."""
+
+    rule: str
+    message: str
 
 
 class Requirement(ApiStruct, frozen=True, kw_only=True, gc=False):
     """One line of a label selector."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            "In and NotIn need values, Exists and DoesNotExist take none",
+        ),
+    )
 
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=317)]
     operator: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["In", "NotIn", "Exists", "DoesNotExist"]})]
@@ -74,8 +108,13 @@ class Requirement(ApiStruct, frozen=True, kw_only=True, gc=False):
 class LabelSelector(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Kubernetes' label selector; empty selects everything."""
 
-    match_labels: dict[str, str] = {}
-    match_expressions: Annotated[list[Requirement], msgspec.Meta(max_length=50)] = []
+    match_labels: Annotated[
+        dict[str, Annotated[str, msgspec.Meta(max_length=63)]],
+        msgspec.Meta(max_length=50, description="Labels a node must carry with exactly these values."),
+    ] = {}
+    match_expressions: Annotated[
+        list[Requirement], msgspec.Meta(max_length=50, description="Further requirements; all must hold.")
+    ] = []
 
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from .definition import Column, Definition, IntOrPercent
-from .meta import ApiStruct, Condition, LabelSelector, ObjectMeta, Resource, SchemaVersion
+from .definition import Column, Definition, IntOrPercent, about, checked
+from .meta import ApiStruct, Conditions, LabelSelector, ObjectMeta, Resource, SchemaVersion
 
 __all__ = [
     "NODEGROUP",
@@ -27,20 +27,34 @@ WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 class TopologyCap(ApiStruct, frozen=True, kw_only=True, gc=False):
     """At most so many nodes away at once among those that share a value of this node label."""
 
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=317)]
-    max_unavailable: IntOrPercent = 1
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=317, description="Like topology.kubernetes.io/zone.")]
+    max_unavailable: Annotated[IntOrPercent, about("Nodes away at once among those with the same value.")] = 1
 
 
 class Window(ApiStruct, frozen=True, kw_only=True, gc=False):
     """When new work may begin: on these weekdays, from `start` for `duration`, in an IANA time zone."""
 
     weekdays: Annotated[
-        list[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(WEEKDAYS)})]], msgspec.Meta(max_length=7)
+        list[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(WEEKDAYS)})]],
+        msgspec.Meta(
+            max_length=7, extra_json_schema={"x-kubernetes-list-type": "set"}, description="Empty: every day."
+        ),
     ] = []
     start: Annotated[
         str, msgspec.Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$", description="HH:MM, local time of the zone.")
     ]
-    duration: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,4}[hm]$", description="Like 4h or 90m, at most a week.")]
+    duration: Annotated[
+        str,
+        msgspec.Meta(
+            description="Like 4h or 90m, at most a week.",
+            extra_json_schema=checked(
+                "self.matches('^[0-9]{1,5}[hm]$') && duration(self) > duration('0s') "
+                "&& duration(self) <= duration('168h')",
+                "write a duration like 4h or 90m, more than nothing and at most 168h",
+                maxLength=8,
+            ),
+        ),
+    ]
     time_zone: Annotated[str, msgspec.Meta(max_length=64, description="IANA name, like Asia/Shanghai.")] = "UTC"
 
 
@@ -62,7 +76,7 @@ class NodeGroupSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Membership, budget, windows and drain policy."""
 
     schema_version: SchemaVersion = "1.0"
-    selector: LabelSelector
+    selector: Annotated[LabelSelector, about("Which nodes; a node in two groups is worked on by neither.")]
     mode: Annotated[
         str,
         msgspec.Meta(
@@ -73,11 +87,18 @@ class NodeGroupSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     max_unavailable: Annotated[
         IntOrPercent, msgspec.Meta(description="Nodes away at once: a count, or a share rounded down, at least 1.")
     ] = 1
-    topology: Annotated[list[TopologyCap], msgspec.Meta(max_length=8)] = []
+    topology: Annotated[
+        list[TopologyCap],
+        msgspec.Meta(
+            max_length=8,
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"]},
+            description="Further caps, per zone or rack.",
+        ),
+    ] = []
     windows: Annotated[
         list[Window], msgspec.Meta(max_length=32, description="When new work may begin; empty: always.")
     ] = []
-    drain: Drain = Drain()
+    drain: Annotated[Drain, about("How pods are asked to leave before a reboot.")] = Drain()
 
 
 class Wish(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -98,7 +119,7 @@ class NodeGroupStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     up_to_date: int = 0
     unavailable: int = 0
     budget: int = 0
-    conditions: Annotated[list[Condition], msgspec.Meta(max_length=16)] = []
+    conditions: Conditions = []
 
 
 class NodeGroup(ApiStruct, frozen=True, kw_only=True, gc=False):

@@ -8,7 +8,7 @@ import msgspec
 
 from .definition import Column, Definition, Rule
 from .host import Digest, Version
-from .meta import ApiStruct, Condition, ObjectMeta, Resource, SchemaVersion
+from .meta import ApiStruct, Conditions, ObjectMeta, Resource, SchemaVersion
 
 __all__ = ["OSIMAGE", "OSIMAGE_DEFINITION", "OSImage", "OSImageSpec", "Variant"]
 
@@ -16,14 +16,26 @@ __all__ = ["OSIMAGE", "OSIMAGE_DEFINITION", "OSImage", "OSImageSpec", "Variant"]
 class Variant(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The payload for one architecture, named as Kubernetes names it (amd64, arm64)."""
 
-    architecture: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
-    format: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["bundle", "rootTar", "osTar"]})]
-    ref: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+    architecture: Annotated[str, msgspec.Meta(min_length=1, max_length=32, description="Like amd64 or arm64.")]
+    format: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"enum": ["bundle", "rootTar", "osTar"]},
+            description="bundle (ours), rootTar (a root file system) or osTar (KubeOS's os.tar).",
+        ),
+    ]
+    ref: Annotated[str, msgspec.Meta(min_length=1, max_length=2048, description="Where hosts fetch the payload from.")]
     digest: Digest
     size: Annotated[int, msgspec.Meta(ge=1, description="Bytes of the payload.")]
-    verity_root_hash: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
-    sbom_digest: Annotated[str, msgspec.Meta(pattern="^(sha256:[0-9a-f]{64})?$")] = ""
-    signature_digests: Annotated[list[Digest], msgspec.Meta(max_length=16)] = []
+    verity_root_hash: Annotated[
+        str, msgspec.Meta(pattern="^([0-9a-f]{64})?$", description="dm-verity root hash of the root file system.")
+    ] = ""
+    sbom_digest: Annotated[
+        str, msgspec.Meta(pattern="^(sha256:[0-9a-f]{64})?$", description="Digest of its bill of materials.")
+    ] = ""
+    signature_digests: Annotated[
+        list[Digest], msgspec.Meta(max_length=16, description="Digests of its signatures.")
+    ] = []
 
 
 class OSImageSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -55,6 +67,7 @@ class OSImageSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
             min_length=1,
             max_length=16,
             extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["architecture"]},
+            description="The payloads, one an architecture.",
         ),
     ]
 
@@ -63,7 +76,7 @@ class OSImageStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Where the release is in use."""
 
     hosts: int = 0
-    conditions: Annotated[list[Condition], msgspec.Meta(max_length=16)] = []
+    conditions: Conditions = []
 
 
 class OSImage(ApiStruct, frozen=True, kw_only=True, gc=False):

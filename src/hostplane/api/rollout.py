@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from .definition import Column, Definition, IntOrPercent, Rule
+from .definition import Column, Definition, IntOrPercent, Rule, about
 from .host import CONFIGURE, ROLLBACK, UPGRADE, Settings
-from .meta import ApiStruct, Condition, ObjectMeta, Resource, SchemaVersion
+from .meta import ApiStruct, Conditions, ObjectMeta, Resource, SchemaVersion
 
 __all__ = ["ROLLOUT", "ROLLOUT_DEFINITION", "Counts", "Rollout", "RolloutPhase", "RolloutSpec", "RolloutStatus", "Step"]
 
@@ -27,8 +27,14 @@ class RolloutPhase:
 class Step(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Up to so many nodes of each group, then a soak before the next step. After the last step: all."""
 
-    nodes: IntOrPercent
-    soak_seconds: Annotated[int, msgspec.Meta(ge=0, le=2592000)] = 0
+    nodes: Annotated[IntOrPercent, about("Nodes of each group that may be done when this step ends.")]
+    soak_seconds: Annotated[
+        int, msgspec.Meta(ge=0, le=2592000, description="How long they must stay well before the next step begins.")
+    ] = 0
+
+
+_HAS_IMAGE = "(has(self.image) && self.image != '')"
+_HAS_IMAGES = "(has(self.images) && size(self.images) > 0)"
 
 
 class RolloutSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -36,26 +42,47 @@ class RolloutSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.operation != 'upgrade' || has(self.image) || has(self.images)",
+            f"self.operation != 'upgrade' || {_HAS_IMAGE} || {_HAS_IMAGES}",
             "an upgrade names an image, or images by group",
         ),
-        Rule("!(has(self.image) && has(self.images))", "give either image or images, not both"),
+        Rule(f"!({_HAS_IMAGE} && {_HAS_IMAGES})", "give either image or images, not both"),
+        Rule(
+            "!has(self.images) || self.images.all(group, group in self.groups)",
+            "images names a group that is not in groups",
+        ),
+        Rule(
+            f"self.operation != 'upgrade' || !{_HAS_IMAGES} || self.groups.all(group, group in self.images)",
+            "an upgrade with images names one for every group",
+        ),
         Rule("self.operation != 'configure' || has(self.settings)", "configure needs settings"),
         Rule("self.operation == oldSelf.operation", "operation is fixed: create another Rollout"),
     )
 
     schema_version: SchemaVersion = "1.0"
-    operation: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [UPGRADE, ROLLBACK, CONFIGURE]})]
+    operation: Annotated[
+        str, msgspec.Meta(extra_json_schema={"enum": [UPGRADE, ROLLBACK, CONFIGURE]}, description="Fixed once made.")
+    ]
     groups: Annotated[
-        list[Name], msgspec.Meta(min_length=1, max_length=64, extra_json_schema={"x-kubernetes-list-type": "set"})
+        list[Name],
+        msgspec.Meta(
+            min_length=1,
+            max_length=64,
+            extra_json_schema={"x-kubernetes-list-type": "set"},
+            description="The NodeGroups it is for.",
+        ),
     ]
     image: Annotated[str, msgspec.Meta(max_length=253, description="The OSImage for every group.")] = ""
     images: Annotated[dict[str, Name], msgspec.Meta(max_length=64, description="The OSImage by group.")] = {}
-    settings: Settings | None = None
-    steps: Annotated[list[Step], msgspec.Meta(max_length=32)] = []
+    settings: Annotated[Settings | None, about("What `configure` applies.")] = None
+    steps: Annotated[
+        list[Step], msgspec.Meta(max_length=32, description="Careful beginnings; empty: all nodes, within the budget.")
+    ] = []
     failure_threshold: Annotated[IntOrPercent, msgspec.Meta(description="So many failed hosts stop new grants.")] = 1
-    trial_seconds: Annotated[int, msgspec.Meta(ge=10, le=86400)] = 7200
-    paused: bool = False
+    trial_seconds: Annotated[
+        int,
+        msgspec.Meta(ge=10, le=86400, description="A host on trial that hears nothing for so long goes back."),
+    ] = 7200
+    paused: Annotated[bool, about("No new grants; what was granted is finished.")] = False
     skip: Annotated[list[Name], msgspec.Meta(max_length=1000, description="Nodes left out.")] = []
     retry: Annotated[
         list[Name],
@@ -93,7 +120,7 @@ class RolloutStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     started_at: Annotated[str, msgspec.Meta(max_length=40)] = ""
     completed_at: Annotated[str, msgspec.Meta(max_length=40)] = ""
     eta_seconds: int | None = None
-    conditions: Annotated[list[Condition], msgspec.Meta(max_length=16)] = []
+    conditions: Conditions = []
 
 
 class Rollout(ApiStruct, frozen=True, kw_only=True, gc=False):
