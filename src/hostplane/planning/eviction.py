@@ -10,19 +10,23 @@ anyone. Two rules protect what cannot be brought back:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
-from hostplane.api.core import LabelSelectorRaw, Pod, PodDisruptionBudget
+from hostplane.api.core import POD, LabelSelectorRaw, Pod, PodDisruptionBudget, PodSpec
+from hostplane.api.meta import ApiStruct, Resource
 from hostplane.api.nodegroup import Drain
 from hostplane.errors import Reason, reason
 
 __all__ = [
+    "TENANT",
     "DrainPlan",
     "Evict",
     "Refuse",
     "Skip",
+    "Tenant",
+    "Toleration",
     "Verdict",
     "Wait",
     "blocking_budgets",
@@ -30,10 +34,36 @@ __all__ = [
     "plan_drain",
     "pod_name",
     "selecting_budgets",
+    "tolerates_cordon",
 ]
 
 _MIRROR = "kubernetes.io/config.mirror"
+_CORDON_TAINT = "node.kubernetes.io/unschedulable"
 _FINISHED = ("Succeeded", "Failed")
+
+
+class Toleration(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """A taint a pod puts up with."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+class TenantSpec(PodSpec, frozen=True, kw_only=True, gc=False):
+    """A pod's spec with what it tolerates."""
+
+    tolerations: list[Toleration] = []
+
+
+class Tenant(Pod, frozen=True, kw_only=True, gc=False):
+    """A pod as it is read from a node that is drained: also with what it tolerates."""
+
+    spec: TenantSpec = TenantSpec()
+
+
+TENANT = Resource(Tenant, POD.group, POD.version, POD.kind, POD.plural, namespaced=True)
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -62,10 +92,10 @@ Verdict = Skip | Wait | Evict | Refuse
 class DrainPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What to do about each pod of one listing. While anything is refused, `evict` is empty."""
 
-    evict: tuple[Pod, ...] = ()
-    wait: tuple[Pod, ...] = ()
-    skip: tuple[tuple[Pod, Reason], ...] = ()
-    refused: tuple[tuple[Pod, Reason], ...] = ()
+    evict: tuple[Tenant, ...] = ()
+    wait: tuple[Tenant, ...] = ()
+    skip: tuple[tuple[Tenant, Reason], ...] = ()
+    refused: tuple[tuple[Tenant, Reason], ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -96,14 +126,31 @@ def classify(pod: Pod, policy: Drain) -> Verdict:
     return Evict()
 
 
-def plan_drain(pods: Iterable[Pod], policy: Drain) -> DrainPlan:
-    """Sorts the pods of one node; a single refusal leaves nothing to evict."""
-    evict: list[Pod] = []
-    wait: list[Pod] = []
-    skip: list[tuple[Pod, Reason]] = []
-    refused: list[tuple[Pod, Reason]] = []
+def tolerates_cordon(pod: Tenant) -> bool:
+    """Whether the scheduler may put this pod on a cordoned node."""
+    return any(
+        toleration.key in ("", _CORDON_TAINT)
+        and toleration.effect in ("", "NoSchedule")
+        and (toleration.operator == "Exists" or (toleration.key != "" and toleration.value == ""))
+        for toleration in pod.spec.tolerations
+    )
+
+
+def plan_drain(pods: Iterable[Tenant], policy: Drain, first: Container[str] | None = None) -> DrainPlan:
+    """Sorts the pods of one node; a single refusal leaves nothing to evict.
+
+    `first` holds the uids of the first listing of this drain. A pod that came later although the node is cordoned, and
+    may do so again, is skipped: evicting it for ever would end at the deadline, never at an empty node.
+    """
+    evict: list[Tenant] = []
+    wait: list[Tenant] = []
+    skip: list[tuple[Tenant, Reason]] = []
+    refused: list[tuple[Tenant, Reason]] = []
     for pod in pods:
+        late = first is not None and pod.metadata.uid not in first and tolerates_cordon(pod)
         match classify(pod, policy):
+            case Evict() | Wait() if late:
+                skip.append((pod, reason("CordonToleratingPodStays", pod=pod_name(pod))))
             case Evict():
                 evict.append(pod)
             case Wait():
@@ -112,9 +159,7 @@ def plan_drain(pods: Iterable[Pod], policy: Drain) -> DrainPlan:
                 skip.append((pod, why))
             case Refuse(why):
                 refused.append((pod, why))
-    return DrainPlan(
-        evict=() if refused else tuple(evict), wait=tuple(wait), skip=tuple(skip), refused=tuple(refused)
-    )
+    return DrainPlan(evict=() if refused else tuple(evict), wait=tuple(wait), skip=tuple(skip), refused=tuple(refused))
 
 
 def blocking_budgets(pod: Pod, budgets: Iterable[PodDisruptionBudget]) -> tuple[str, ...]:
