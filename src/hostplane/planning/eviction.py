@@ -54,7 +54,7 @@ class Toleration(ApiStruct, frozen=True, kw_only=True, gc=False):
 class TenantSpec(PodSpec, frozen=True, kw_only=True, gc=False):
     """A pod's spec with what it tolerates."""
 
-    tolerations: list[Toleration] = []
+    tolerations: tuple[Toleration, ...] = ()
 
 
 class Tenant(Pod, frozen=True, kw_only=True, gc=False):
