@@ -21,7 +21,7 @@ import msgspec
 
 from hostplane.errors import ClusterError, UnreachableError
 
-__all__ = ["Answer", "Endpoint", "Pool", "Stream"]
+__all__ = ["Answer", "Chunked", "Counted", "Endpoint", "Pool", "Stream", "UntilEnd"]
 
 _HEAD_LIMIT = 64 * 1024
 _READ_SIZE = 256 * 1024
@@ -50,6 +50,84 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+class Counted:
+    """A body of `left` bytes. `feed` takes what arrived and returns what of it is body, until `done`."""
+
+    needs_end = True  # the connection ending before `done` is an error
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self.overrun = False
+
+    @property
+    def done(self) -> bool:
+        return self._left <= 0
+
+    def feed(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        self.overrun = self._left < 0
+        return data[: self._left] if self.overrun else data
+
+
+class UntilEnd:
+    """A body that ends with the connection."""
+
+    needs_end = False
+    overrun = False
+    done = False
+
+    def feed(self, data: bytes) -> bytes:
+        self.done = not data
+        return data
+
+
+class Chunked:
+    """A body in chunks; an API server makes thousands of small ones, so all that arrived are taken in one go."""
+
+    needs_end = True
+
+    def __init__(self) -> None:
+        self._rest = b""  # the beginning of a line
+        self._left = 0  # of the chunk we are in
+        self._after_chunk = self._in_trailers = False
+        self.done = self.overrun = False
+
+    def feed(self, data: bytes) -> bytes:
+        """ValueError for what is not chunked."""
+        data, at, found = self._rest + data, 0, []
+        while at < len(data) and not self.done:
+            if self._left:
+                piece = data[at : at + self._left]
+                found.append(piece)
+                self._left -= len(piece)
+                at += len(piece)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                break
+            self._take_line(data[at:end])
+            at = end + 2
+        self._rest = data[at:]
+        self.overrun = self.done and at < len(data)
+        if len(self._rest) > _HEAD_LIMIT:
+            raise ValueError("a chunk's head is too long")
+        return b"".join(found)
+
+    def _take_line(self, line: bytes) -> None:
+        if self._in_trailers:
+            self.done = not line
+        elif self._after_chunk:
+            if line:
+                raise ValueError("a chunk is longer than it said")
+            self._after_chunk = False
+        else:
+            size = line.partition(b";")[0].strip()
+            if not size.isalnum():
+                raise ValueError("not a chunk's size")
+            self._left = int(size, 16)
+            self._after_chunk, self._in_trailers = self._left > 0, self._left == 0
 
 
 class _Connection:
@@ -127,34 +205,24 @@ class _Connection:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, piece by piece as it arrives. Sets `reusable` once it has ended properly."""
-        keep = self._headers.get("connection", "").lower() != "close"
-        reader = self._reader
+        framing = self._framing()
+        while not framing.done:
+            data = await self._reader.read(_READ_SIZE)
+            if not data and framing.needs_end:
+                raise EOFError("the connection ended in the middle of an answer")
+            if piece := framing.feed(data):
+                yield piece
+        close = framing.overrun or self._headers.get("connection", "").lower() == "close"
+        self.reusable = framing.needs_end and not close
+
+    def _framing(self) -> Counted | Chunked | UntilEnd:
         if self._without_body:
-            pass
-        elif self._headers.get("transfer-encoding", "").lower() == "chunked":
-            while size := _chunk_size(await reader.readuntil(b"\r\n")):
-                while size:
-                    piece = await reader.read(min(size, _READ_SIZE))
-                    if not piece:
-                        raise asyncio.IncompleteReadError(b"", size)
-                    size -= len(piece)
-                    yield piece
-                await reader.readexactly(2)
-            while await reader.readuntil(b"\r\n") != b"\r\n":  # trailers
-                pass
-        elif "content-length" in self._headers:
-            left = int(self._headers["content-length"])
-            while left > 0:
-                piece = await reader.read(min(left, _READ_SIZE))
-                if not piece:
-                    raise asyncio.IncompleteReadError(b"", left)
-                left -= len(piece)
-                yield piece
-        else:
-            keep = False
-            while piece := await reader.read(_READ_SIZE):
-                yield piece
-        self.reusable = keep
+            return Counted(0)
+        if self._headers.get("transfer-encoding", "").lower() == "chunked":
+            return Chunked()
+        if "content-length" in self._headers:
+            return Counted(int(self._headers["content-length"]))
+        return UntilEnd()
 
     async def body(self, limit: int) -> bytes:
         """The whole body; ClusterError AnswerTooLarge once it passes `limit` bytes."""
@@ -179,10 +247,6 @@ class _Connection:
         with contextlib.suppress(OSError, TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(1):
                 await self._writer.wait_closed()
-
-
-def _chunk_size(line: bytes) -> int:
-    return int(line.partition(b";")[0], 16)
 
 
 _BROKEN = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)  # TimeoutError and SSLError are OSErrors
