@@ -1,7 +1,7 @@
-"""Decisions, and nothing else: from a snapshot of the cluster and a time to actions, with a reason for every host that gets none.
+"""Decisions, and nothing else: from a snapshot of the cluster and a time to actions.
 
-Nothing here reads a clock, draws a random number, keeps state between calls or talks to anybody. So every decision can be
-replayed in a test, and an operator that died mid-way takes the same decisions again from what is written.
+Every host that gets no action gets a reason. Nothing here reads a clock, draws a random number, keeps state between
+calls or talks to anybody. So every decision can be replayed in a test, and an operator that died mid-way takes the same decisions again from what is written.
 
     snapshot.py    what is known            plan.py        one pass over everything
     membership.py  who belongs where        kubeos.py      what a KubeOS node needs next

@@ -1,4 +1,4 @@
-"""What a pass can ask for. Each action is safe to repeat and safe to lose: the next pass asks again from what is written.
+"""What a pass can ask for. Each action is safe to repeat and safe to lose: the next pass asks again.
 
 `base` is the resource version the decision was taken from; the write carries it, so a decision from a stale view is
 refused by the API server instead of being done.
@@ -119,7 +119,7 @@ class EndOperation(Action, frozen=True, kw_only=True, tag=True):
 
 
 class Reclaim(Action, frozen=True, kw_only=True, tag=True):
-    """End an operation whose proxy will not: idle, no owner, no label; uncordon where we know the node was schedulable."""
+    """End an operation whose proxy will not: idle, no owner, no label; uncordon where the node was schedulable."""
 
     namespace: str
     body: dict[str, Any]

@@ -67,9 +67,7 @@ class Budget:
                 value = node.metadata.labels.get(cap.key, "")
                 sizes[value] = sizes.get(value, 0) + 1
                 used[value] = used.get(value, 0) + (node.metadata.name in away)
-            domains = {
-                v: Cap(f"{cap.key}={v}", parse_count(cap.max_unavailable, n), used[v]) for v, n in sizes.items()
-            }
+            domains = {v: Cap(f"{cap.key}={v}", parse_count(cap.max_unavailable, n), used[v]) for v, n in sizes.items()}
             self._domains.append((cap.key, domains))
 
     def _caps(self, node: Node) -> list[Cap]:

@@ -108,7 +108,9 @@ def observe(
     labels = node.metadata.labels
     labelled = UPGRADING in labels or CONFIGURING in labels
     if instance is None:
-        return Standing(name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=holder is not None and not labelled)
+        return Standing(
+            name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=holder is not None and not labelled
+        )
     busy = instance.spec.nodestatus not in ("idle", "")
     if not busy and not labelled:
         return _at_rest(wish, node, instance, holder)
@@ -184,7 +186,9 @@ def _working(
     deadline = options.config_deadline if wish.configures else options.kubeos_deadline
     if now - begun > deadline:
         name_of_why = "NodeDown" if not node.ready else "OperationDeadline"
-        why = reason(name_of_why, node=name, seconds=deadline, have=have, want=wish.version, version=wish.settings_version)
+        why = reason(
+            name_of_why, node=name, seconds=deadline, have=have, want=wish.version, version=wish.settings_version
+        )
         return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
     labels = node.metadata.labels
     if wish.label not in labels and UPGRADING not in labels and CONFIGURING not in labels:

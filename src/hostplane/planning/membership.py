@@ -72,9 +72,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def membership(
-    nodes: Mapping[str, Node], groups: Mapping[str, NodeGroup], oses: Mapping[str, KubeOS]
-) -> Membership:
+def membership(nodes: Mapping[str, Node], groups: Mapping[str, NodeGroup], oses: Mapping[str, KubeOS]) -> Membership:
     """Sort every node. Control-plane nodes never belong to an OS object, as with KubeOS; a NodeGroup may hold them."""
     members: dict[str, list[str]] = {}
     tests: list[tuple[str, bool, Callable[[Mapping[str, str]], bool]]] = []
@@ -107,8 +105,8 @@ def membership(
             hidden.add(name)
             continue
         if CONTROL_PLANE not in labels:
-            value = labels.get(NODE_SELECTOR)
-            owners += unlabelled if value is None else by_value.get(value, ())
+            label = labels.get(NODE_SELECTOR)
+            owners += unlabelled if label is None else by_value.get(label, ())
             owners += everywhere
         if len(owners) == 1:
             members[owners[0]].append(name)

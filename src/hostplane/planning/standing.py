@@ -1,4 +1,4 @@
-"""Where one host stands towards its wish: the common ground of the two drivers, and all that the planner knows of either."""
+"""Where one host stands towards its wish: the common ground of the drivers, and all the planner knows of either."""
 
 from __future__ import annotations
 

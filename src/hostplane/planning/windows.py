@@ -95,5 +95,3 @@ def kubeos_is_open(window: TimeWindow | None, now: datetime, zone: tzinfo) -> bo
     except ValueError as error:
         raise ApiError("TimeWindowForm", start=window.starttime, end=window.endtime) from error
     raise ApiError("TimeWindowForm", start=window.starttime, end=window.endtime)
-
-

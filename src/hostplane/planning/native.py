@@ -1,0 +1,234 @@
+"""What a Host needs next: staging while it waits, and the stages of its grant while it is in the Ledger.
+
+    waiting   SetImage (when there is room) -> the host stages -> READY
+    Reserved  cordon, note the ready DaemonSet pods, drain          -> Switch; or Release when the drain cannot end
+    Switch    the host reboots into its trial                       -> Confirm, on the cluster's word; or Release
+    Confirm   the host commits                                      -> Release
+    Release   uncordon, then it leaves the Ledger
+
+Each step follows from what is written, so it can be asked for again by any leader at any time. The cluster's word is a
+new boot id that kubelet and agent agree on, a Ready node, and the DaemonSet pods of before: no clocks are compared.
+A Release that was not a success keeps its verdict on the Host: HostFault is not tried again by itself, NoVerdict is,
+after a pause.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hostplane.api.core import Node
+from hostplane.api.host import (
+    CONFIGURE,
+    CONFIRM,
+    RELEASE,
+    RESERVED,
+    SWITCH,
+    UPGRADE,
+    Grant,
+    Host,
+    Phase,
+    Settings,
+)
+from hostplane.api.ledger import Holder
+from hostplane.api.osimage import OSImage
+from hostplane.errors import Reason, reason
+
+from .actions import AskWord, Cordon, CreateHost, DeleteHost, SetGrant, StartDrain, StopDrain, Uncordon
+from .snapshot import DrainView, Options, Word
+from .standing import Stand, Standing
+from .target import Target, target_of
+from .wishes import GroupWish, tag
+
+__all__ = ["AGENT", "CORDON", "grant_for", "observe"]
+
+AGENT = "hostplane.dev/agent"
+CORDON = "hostplane.dev/cordon"
+HOST_FAULT, NO_VERDICT = "HostFault", "NoVerdict"
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator itself knows of one node, beside the objects."""
+
+    drain: DrainView | None = None
+    word: Word | None = None
+
+
+def observe(
+    wish: GroupWish | None,
+    image: OSImage | None,
+    node: Node,
+    host: Host | None,
+    holder: Holder | None,
+    seen: Seen,
+    now: int,
+    options: Options,
+) -> Standing:
+    """Where this host stands. `wish` is None for a node that left its group while in the Ledger; `now` in seconds."""
+    name = node.metadata.name
+    if host is None or (host.spec.node_uid and host.spec.node_uid != node.metadata.uid):
+        return _without_host(name, node, host, holder)
+    grant = host.spec.grant
+    if holder is None and grant is not None and grant.stage != RELEASE:
+        # The Ledger lost it (a restored etcd); it is away, so it counts.
+        return Standing(name, Stand.WORKING, reason("GrantRecovered", node=name, seq=grant.seq), joins=grant.seq)
+    if holder is not None:
+        return _held(wish, image, node, host, holder, seen, now, options)
+    return target_of(wish, image, node, host, now).standing if wish else Standing(name, Stand.DONE)
+
+
+def _without_host(name: str, node: Node, host: Host | None, holder: Holder | None) -> Standing:
+    leaves = holder is not None
+    if host is not None:
+        why = reason("NodeReplaced", node=name)
+        return Standing(name, Stand.WAITING, why, (DeleteHost(node=name, uid=host.metadata.uid),), leaves=leaves)
+    if node.metadata.labels.get(AGENT) != "native":
+        return Standing(name, Stand.BLOCKED, reason("NoAgent", node=name), leaves=leaves)
+    why = reason("NotReported", node=name)
+    return Standing(name, Stand.WAITING, why, (CreateHost(node=name, node_uid=node.metadata.uid),), leaves=leaves)
+
+
+def grant_for(target: Target, wish: GroupWish, host: Host, seq: int, now: int) -> SetGrant:
+    """The first stage of a grant for a host that was just put into the Ledger. Settings need no reboot and no drain."""
+    rollout = target.rollout
+    stage = SWITCH if target.operation == CONFIGURE else RESERVED
+    settings: Settings | None = rollout.spec.settings if target.operation == CONFIGURE else None
+    return SetGrant(
+        node=host.metadata.name,
+        base=host.metadata.resource_version,
+        settings=settings,
+        grant=Grant(
+            seq=seq,
+            operation=target.operation,
+            digest=target.digest,
+            stage=stage,
+            trial_seconds=rollout.spec.trial_seconds,
+            rollout=tag(rollout),
+            at=now,
+        ),
+    )
+
+
+def _held(
+    wish: GroupWish | None,
+    image: OSImage | None,
+    node: Node,
+    host: Host,
+    holder: Holder,
+    seen: Seen,
+    now: int,
+    options: Options,
+) -> Standing:
+    name = node.metadata.name
+    grant = host.spec.grant
+    if grant is None or grant.seq < holder.seq:
+        # In the Ledger and never told: either tell it now, or let it go where the wish has changed.
+        target = target_of(wish, image, node, host, now) if wish else None
+        if wish is None or target is None or target.standing.stand is not Stand.READY or target.rollout.spec.paused:
+            return Standing(name, Stand.WAITING, leaves=True)
+        return Standing(name, Stand.WORKING, actions=(grant_for(target, wish, host, holder.seq, now),), staged=True)
+    match grant.stage:
+        case "Release":
+            return _released(node, host, grant)
+        case "Reserved":
+            return _reserved(wish, node, host, grant, seen, now)
+        case "Switch" | "Confirm":
+            return _switched(node, host, grant, seen, now, options)
+        case _:
+            return _release(node, host, grant, now, "UnknownStage", NO_VERDICT)
+
+
+def _released(node: Node, host: Host, grant: Grant) -> Standing:
+    name = node.metadata.name
+    actions: tuple[StopDrain | Uncordon, ...] = ()
+    if CORDON in node.metadata.annotations:
+        return Standing(name, Stand.WORKING, actions=(StopDrain(node=name), Uncordon(node=name)))
+    why = reason(grant.why, node=name) if grant.why else None
+    stand = Stand.FAILED if grant.verdict == HOST_FAULT else Stand.WAITING if grant.why else Stand.DONE
+    return Standing(name, stand, why, actions, leaves=True)
+
+
+def _reserved(wish: GroupWish | None, node: Node, host: Host, grant: Grant, seen: Seen, now: int) -> Standing:
+    name = node.metadata.name
+    status = host.status
+    rollout = (wish.image if wish else None) or (wish.active if wish else None)
+    if wish is None or rollout is None or rollout.metadata.uid != grant.rollout.partition("/")[0]:
+        return _release(node, host, grant, now, "WishChanged", NO_VERDICT)
+    if rollout.spec.paused or name in rollout.spec.skip:
+        return _release(node, host, grant, now, "RolloutPaused", NO_VERDICT)
+    if grant.operation == UPGRADE and (status.phase != Phase.STAGED or status.passive.digest != grant.digest):
+        return _release(node, host, grant, now, "StagedImageLost", NO_VERDICT)
+    if CORDON not in node.metadata.annotations:
+        return Standing(name, Stand.WORKING, reason("Cordoning", node=name), (Cordon(node=name, seq=grant.seq),))
+    policy = wish.group.spec.drain
+    drain = seen.drain if seen.drain is not None and seen.drain.seq == grant.seq else None
+    if policy.skip:
+        return Standing(name, Stand.WORKING, actions=(_stage(host, grant, SWITCH, now),))
+    if drain is None:
+        start = StartDrain(node=name, seq=grant.seq, policy=policy)
+        return Standing(name, Stand.WORKING, reason("Draining", node=name), (start,))
+    if not drain.done:
+        return Standing(name, Stand.WORKING, drain.reason or reason("Draining", node=name))
+    if drain.reason is not None:
+        return _release(node, host, grant, now, drain.reason.name, NO_VERDICT, drain.reason)
+    return Standing(name, Stand.WORKING, actions=(_stage(host, grant, SWITCH, now),))
+
+
+def _switched(node: Node, host: Host, grant: Grant, seen: Seen, now: int, options: Options) -> Standing:
+    name = node.metadata.name
+    status = host.status
+    deadline = grant.trial_seconds + options.return_grace
+    heard = status.seq >= grant.seq  # the agent has taken this grant
+    mine = status.operation is not None and status.operation.seq == grant.seq
+    if heard and grant.operation == CONFIGURE:
+        return _configured(node, host, grant, now)
+    if heard and status.phase == Phase.IDLE and status.active.digest == grant.digest:
+        return _release(node, host, grant, now)
+    if heard and status.phase in (Phase.RETURNED, Phase.FAILED):
+        error = status.last_error
+        verdict = NO_VERDICT if error is not None and error.reason_class == NO_VERDICT else HOST_FAULT
+        return _release(node, host, grant, now, error.name if error else "HostReturned", verdict)
+    if now - grant.at > deadline:
+        return _release(node, host, grant, now, "HostLost", HOST_FAULT)
+    if grant.stage == CONFIRM:
+        return Standing(name, Stand.WORKING, reason("Committing", node=name))
+    if not (mine and status.phase == Phase.TRIAL):
+        return Standing(name, Stand.WORKING, reason("Rebooting", node=name))
+    if not node.ready or node.status.node_info.boot_id != status.boot_id:
+        return Standing(name, Stand.WORKING, reason("NotReadySinceBoot", node=name))
+    word = seen.word if seen.word is not None and seen.word.seq == grant.seq else None
+    if word is None:
+        return Standing(
+            name, Stand.WORKING, reason("AwaitingPods", node=name, pods=""), (AskWord(node=name, seq=grant.seq),)
+        )
+    if not word.ok:
+        ask = AskWord(node=name, seq=grant.seq)
+        return Standing(name, Stand.WORKING, word.reason or reason("AwaitingPods", node=name, pods=""), (ask,))
+    return Standing(name, Stand.WORKING, actions=(_stage(host, grant, CONFIRM, now),))
+
+
+def _configured(node: Node, host: Host, grant: Grant, now: int) -> Standing:
+    wanted = host.spec.settings.version if host.spec.settings else ""
+    settings = host.status.settings
+    if settings is not None and settings.error:
+        return _release(node, host, grant, now, "SettingsNotApplied", HOST_FAULT)
+    if settings is not None and settings.version == wanted:
+        return _release(node, host, grant, now)
+    return Standing(node.metadata.name, Stand.WORKING, reason("Configuring", node=node.metadata.name))
+
+
+def _stage(host: Host, grant: Grant, stage: str, now: int) -> SetGrant:
+    return SetGrant(
+        node=host.metadata.name,
+        base=host.metadata.resource_version,
+        grant=msgspec.structs.replace(grant, stage=stage, at=now),
+    )
+
+
+def _release(
+    node: Node, host: Host, grant: Grant, now: int, why: str = "", verdict: str = "", detail: Reason | None = None
+) -> Standing:
+    """The reverse of a grant: one number higher, so that nothing of the old one can still be obeyed."""
+    released = msgspec.structs.replace(grant, seq=grant.seq + 1, stage=RELEASE, at=now, why=why, verdict=verdict)
+    action = SetGrant(node=host.metadata.name, base=host.metadata.resource_version, grant=released)
+    told = detail or (reason(why, node=node.metadata.name) if why else None)
+    return Standing(node.metadata.name, Stand.WORKING, told, (action,))

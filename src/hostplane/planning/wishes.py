@@ -1,0 +1,83 @@
+"""Which Rollout is in force for a group: one unfinished one at a time, oldest first; then the last complete one.
+
+A complete Rollout stays its group's wish, so that a node that joins late or was reinstalled catches up under the same
+budget and windows. Images and settings are wishes of their own: a configure Rollout does not end an image's wish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from hostplane.api.host import CONFIGURE
+from hostplane.api.nodegroup import NodeGroup
+from hostplane.api.rollout import Rollout, RolloutPhase
+from hostplane.errors import Reason, reason
+
+__all__ = ["GroupWish", "Wishes", "is_complete", "tag", "wishes"]
+
+
+class GroupWish(msgspec.Struct, frozen=True, kw_only=True):
+    """What one group is to be."""
+
+    name: str
+    group: NodeGroup
+    active: Rollout | None = None
+    """The unfinished Rollout, if any."""
+    image: Rollout | None = None
+    """The upgrade or rollback in force."""
+    settings: Rollout | None = None
+    """The configure Rollout in force."""
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """All groups' wishes, and the Rollouts that wait for their turn."""
+
+    groups: dict[str, GroupWish]
+    queued: dict[str, Reason]
+
+
+def is_complete(rollout: Rollout) -> bool:
+    """True once every host was dealt with and nothing of its spec changed since."""
+    status = rollout.status
+    return status.phase == RolloutPhase.COMPLETE and status.observed_generation == rollout.metadata.generation
+
+
+def tag(rollout: Rollout) -> str:
+    """UID/GENERATION, as grants carry it."""
+    return f"{rollout.metadata.uid}/{rollout.metadata.generation}"
+
+
+def wishes(groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout]) -> Wishes:
+    """Sort the Rollouts by age and give each group what is in force."""
+    active: dict[str, Rollout] = {}
+    image: dict[str, Rollout] = {}
+    settings: dict[str, Rollout] = {}
+    queued: dict[str, Reason] = {}
+    claimed: dict[str, str] = {}
+    for rollout in sorted(rollouts.values(), key=lambda r: (r.metadata.creation_timestamp, r.metadata.name)):
+        name = rollout.metadata.name
+        standing = settings if rollout.spec.operation == CONFIGURE else image
+        if is_complete(rollout):
+            for group in rollout.spec.groups:
+                if group not in active:
+                    standing[group] = rollout
+            continue
+        before = next((claimed[g] for g in rollout.spec.groups if g in claimed), None)
+        for group in rollout.spec.groups:
+            claimed.setdefault(group, name)
+        if before is not None:
+            queued[name] = reason("RolloutQueued", rollout=name, before=before)
+            continue
+        for group in rollout.spec.groups:
+            active[group] = standing[group] = rollout
+    return Wishes(
+        groups={
+            name: GroupWish(
+                name=name, group=group, active=active.get(name), image=image.get(name), settings=settings.get(name)
+            )
+            for name, group in groups.items()
+        },
+        queued=queued,
+    )
