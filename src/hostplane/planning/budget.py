@@ -35,15 +35,23 @@ def parse_count(value: int | str, total: int) -> int:
 class Cap:
     """One limit and how much of it is used."""
 
-    __slots__ = ("limit", "name", "used")
+    __slots__ = ("_full", "limit", "name", "used")
 
     def __init__(self, name: str, limit: int, used: int = 0) -> None:
         self.name, self.limit, self.used = name, limit, used
+        self._full: Reason | None = None
 
     @property
     def free(self) -> int:
         """How many more may go."""
         return max(0, self.limit - self.used)
+
+    @property
+    def full(self) -> Reason:
+        """That it is used up, as one object for all whom it stops."""
+        if self._full is None:
+            self._full = reason("BudgetFull", cap=self.name, limit=self.limit)
+        return self._full
 
 
 class Budget:
@@ -82,7 +90,7 @@ class Budget:
             return None
         for cap in self._caps(node):
             if not cap.free:
-                return reason("BudgetFull", cap=cap.name, limit=cap.limit)
+                return cap.full
         return None
 
     def take(self, node: Node, is_away: bool) -> None:

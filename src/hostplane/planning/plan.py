@@ -110,9 +110,11 @@ class _Pass:
         self._strays()
         self.staging_room -= sum(s.staging for found in standings.values() for s in found)
         self._sum_rollouts(standings)
-        cluster = self._cluster_cap()
+        away = {owner: {s.node for s in found if self._is_away(s)} for owner, found in standings.items()}
+        total = sum(len(found) for found in standings.values())
+        cluster = self._cluster_cap(total, sum(len(names) for names in away.values()))
         for owner, found in standings.items():
-            self._decide(owner, found, cluster)
+            self._decide(owner, found, away[owner], cluster)
         self._say_conflicts()
         self._forget_gone()
         return Plan(
@@ -204,31 +206,31 @@ class _Pass:
 
     # --- who may begin ----------------------------------------------------------------------------------------------
 
-    def _is_away(self, node: Node) -> bool:
-        name = node.metadata.name
-        if name in self.holders and name not in self.remove:
+    def _is_away(self, standing: Standing) -> bool:
+        """Each node counts once, whatever the number of reasons."""
+        name = standing.node
+        if name in self.holders:
+            return not standing.leaves
+        if standing.joins is not None:
             return True
-        if name in self.add or node.spec.unschedulable or not node.ready:
+        node = self.snap.nodes[name]
+        if node.spec.unschedulable or not node.ready:
             return True
         labels = node.metadata.labels
         return UPGRADING in labels or CONFIGURING in labels
 
-    def _cluster_cap(self) -> Cap:
-        names = [n for names in self.members.members.values() for n in names]
-        away = sum(self._is_away(self.snap.nodes[n]) for n in names)
+    def _cluster_cap(self, total: int, away: int) -> Cap:
         try:
-            limit = parse_count(self.options.cluster_max_unavailable, len(names))
+            limit = parse_count(self.options.cluster_max_unavailable, total)
         except ApiError:
             limit = 1
         return Cap("cluster", limit, away)
 
-    def _decide(self, owner: str, found: list[Standing], cluster: Cap) -> None:
+    def _decide(self, owner: str, found: list[Standing], away: set[str], cluster: Cap) -> None:
         mine = OwnerPlan(owner=owner, standings=found)
         self.owners[owner] = mine
         for standing in found:
             self._carry_on(owner, standing)
-        nodes = self.snap.nodes
-        away = {s.node for s in found if self._is_away(nodes[s.node])}
         mine.away = len(away)
         try:
             if owner.startswith("os/"):
@@ -367,8 +369,7 @@ class _Pass:
         nodes = self.snap.nodes
         room = min(MAX_HOLDERS - len(self.holders) - len(self.add), self._ledger_room())
         for standing in sorted(ready, key=lambda s: (s.node not in away, s.node)):
-            node = nodes[standing.node]
-            is_away = standing.node in away
+            node, is_away = nodes[standing.node], standing.node in away
             refused = budget.refuse(node, is_away) if room > 0 else reason("LedgerFull", owner=owner)
             if refused is not None:
                 self.reasons[standing.node] = refused
