@@ -87,7 +87,7 @@ class HealthServer:
         try:
             self.port = server.sockets[0].getsockname()[1]
             self._listening.set()
-            await server.serve_forever()
+            await asyncio.Event().wait()  # serve_forever would wait for every client before it lets go
         finally:
             self._listening.clear()
             server.close()
