@@ -82,6 +82,8 @@ def down(directory: Path, *, delete: bool = False) -> list[str]:
     directory = directory.absolute()
     known = state.load(directory).processes
     ran = processes.end(list(reversed(known)))
+    for leader in known:
+        processes.end_session(leader)  # agents and proxies, where their supervisor was killed
     state.forget(directory, {process.name for process in known})
     if delete:
         shutil.rmtree(directory)

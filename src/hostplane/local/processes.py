@@ -6,20 +6,25 @@ somebody else's is never signalled. Signals go through pidfds, so nothing can sl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import select
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hostplane.errors import LocalError
 
-__all__ = ["Process", "end", "ended", "is_alive", "last_lines", "spawn", "wait"]
+__all__ = ["Process", "end", "end_session", "ended", "exited", "is_alive", "last_lines", "spawn", "wait"]
 
+_LISTEN_FD = 3  # sd_listen_fds: the first one
+_KILL_SECONDS = 5.0
 _TELLING = re.compile(r'[EF]\d{4} |[Ee]rror|panic|hostplane: HP-|\S*Error:|\{"level":"(error|fatal|panic)"')
 
 
@@ -47,24 +52,46 @@ def _state(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
-def spawn(name: str, command: list[str], log: Path, environment: dict[str, str] | None = None) -> Process:
-    """Starts `command` in a session of its own, its output appended to `log` (mode 0600)."""
-    actions = [
+def spawn(
+    name: str,
+    command: list[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    listen: int | None = None,
+    own_session: bool = True,
+) -> Process:
+    """Starts `command`, its output appended to `log` (mode 0600).
+
+    Args:
+        listen: a listening socket handed over the way systemd's socket activation does (LISTEN_FDS, LISTEN_PID).
+        own_session: leave our session, so that it outlives us and our terminal.
+
+    Raises:
+        LocalError: it cannot be started.
+    """
+    actions: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
+    program, environment = command[0], dict(os.environ if environment is None else environment)
+    if listen is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, listen, _LISTEN_FD))
+        environment["LISTEN_FDS"] = "1"
+        command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', *command]  # only the child knows its own id
     try:
         pid = os.posix_spawn(
             command[0],
             command,
-            os.environ if environment is None else environment,
+            environment,
             file_actions=actions,
-            setsid=True,
+            setsid=own_session,
+            setsigmask=[],
             setsigdef=[signal.SIGINT, signal.SIGPIPE],
         )
     except OSError as error:
-        raise LocalError("ProgramNotStarted", program=name, path=command[0], error=error.strerror) from error
+        raise LocalError("ProgramNotStarted", program=name, path=program, error=error.strerror) from error
     state = _state(pid)
     return Process(name=name, pid=pid, started=state[1] if state else 0, boot=_boot(), log=str(log))
 
@@ -95,6 +122,23 @@ def wait(process: Process, seconds: float) -> bool:
     return True
 
 
+async def exited(process: Process) -> None:
+    """Returns once it has ended; a child of ours is reaped."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(fd, over.set)
+    try:
+        await over.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+        wait(process, 0)
+
+
 def ended(processes: list[Process]) -> Process | None:
     """The first of them that no longer runs."""
     return next((process for process in processes if not is_alive(process)), None)
@@ -113,8 +157,28 @@ def end(processes: list[Process], grace: float = 10.0, signal_number: int = sign
             deadline = time.monotonic() + grace
             if not wait(process, deadline - time.monotonic()):
                 _signal(process, signal.SIGKILL)
-        wait(process, grace)
+        wait(process, _KILL_SECONDS)
     return ran
+
+
+def end_session(leader: Process) -> None:
+    """Kills what an ended leader of a session left behind in it.
+
+    The kernel gives a session's id to nobody else while a member lives; an id that is in use by a stranger, or that
+    belongs to another boot, therefore means that nothing of ours is left.
+    """
+    if leader.boot != _boot() or (_state(leader.pid) is not None and not is_alive(leader)):
+        return
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != leader.pid:
+            try:
+                is_member = os.getsid(int(entry.name)) == leader.pid
+            except OSError:
+                continue
+            state = _state(int(entry.name))
+            if is_member and state is not None:
+                member = Process(name="", pid=int(entry.name), started=state[1], boot=leader.boot, log="")
+                end([member], signal_number=signal.SIGKILL)
 
 
 def _signal(process: Process, number: int) -> bool:
