@@ -31,6 +31,8 @@ __all__ = ["Courier", "Repeats"]
 
 _LISTEN_SECONDS = 25.0
 _PROOF_SECONDS = 1.0  # the first wait after a failed visit: an answer to it shows that the agent is back
+_REBOOT_SECONDS = 0.5  # between two looks whether it is up again
+_REBOOT_PATIENCE_SECONDS = 120.0
 _WORK_SECONDS = 60.0  # a call that writes to the host's disk may take that long
 _NOT_YET = ("ChecksRunning", "OperationUnderWay")  # refusals that only mean: ask again
 _log = logging.getLogger("hostplane.proxy")
@@ -69,7 +71,7 @@ class Courier:
     """Between `view` and the agent behind `socket`; `offer` takes each report.
 
     `answer_seconds` bounds one answer of the agent. `patience_seconds` is how long it may be out of reach before the
-    Host says so: hosts reboot and agents are updated.
+    Host says so, for agents are updated; a host that said it reboots has two minutes at least.
     """
 
     def __init__(
@@ -121,7 +123,9 @@ class Courier:
         if self._lost_at is None:
             self._lost_at = started
         pause = self._backoff.wait()
-        left = self._patience - (self._clock() - self._lost_at)
+        is_down = self._status is not None and self._status.phase == Phase.REBOOTING
+        patience = max(self._patience, _REBOOT_PATIENCE_SECONDS) if is_down else self._patience
+        left = patience - (self._clock() - self._lost_at)
         _log.warning("agent_missed retry_seconds=%.1f error=%r", pause, str(error))
         if left > 0:
             return min(pause, left)
@@ -154,6 +158,8 @@ class Courier:
                 self._report()
                 if rests:
                     return wait
+                if status.phase == Phase.REBOOTING:
+                    return _REBOOT_SECONDS  # who listens would only keep it from going down
                 if call and not wait:
                     status = await self._make(agent, call)
                 else:

@@ -55,7 +55,7 @@ def method(spec: HostSpec, status: HostStatus) -> str:
 
 def world() -> Iterator[tuple[HostSpec, HostStatus]]:
     """Reachable or not: what an agent of another version might say is in it too."""
-    grants = [None]
+    grants: list[Grant | None] = [None]
     for stage, operation in itertools.product(("Reserved", "Switch", "Confirm", "Release"), ("upgrade", "rollback")):
         grants += [grant(stage, 5, operation, digest) for digest in (OLD, NEW, OTHER)]
     grants += [grant(stage, 5, "configure", "") for stage in ("Reserved", "Switch", "Confirm", "Release")]
