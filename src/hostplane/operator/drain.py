@@ -97,6 +97,7 @@ class _Drain:
         self.retries: dict[str, _Retry] = {}
         self.first: frozenset[str] | None = None
         self.left = "?"
+        self.evicted = 0
         self.trouble: Reason | None = None
 
     @property
@@ -247,7 +248,7 @@ class Drains:
         uids = {pod.metadata.uid for pod in plan.evict}
         drain.retries = {uid: retry for uid, retry in drain.retries.items() if uid in uids}
         self._set(drain, msgspec.structs.replace(drain.state, remaining=len(plan.evict) + len(plan.wait)))
-        for pod in plan.evict:
+        for pod in sorted(plan.evict, key=lambda pod: pod.metadata.uid in drain.retries):  # never behind a stubborn one
             retry = drain.retries.get(pod.metadata.uid)
             if (retry is None or retry.not_before <= self._clock()) and not await self._evict(drain, pod):
                 break
@@ -299,7 +300,7 @@ class Drains:
                     ) from error
             return False
         drain.retries.pop(metadata.uid, None)
-        drain.state = msgspec.structs.replace(drain.state, evicted=drain.state.evicted + 1)
+        drain.evicted += 1
         return True
 
     async def _in_the_way(self, pod: Tenant, error: ClusterError) -> tuple[str, ...]:
@@ -321,7 +322,7 @@ class Drains:
             why = reason("DrainBlocked", node=drain.node, budgets=_named(blocking), pods=pods)
             if blocking != drain.state.blocking:
                 self._emit(drain, why, failed=True)
-        self._set(drain, msgspec.structs.replace(drain.state, reason=why, blocking=blocking))
+        self._set(drain, msgspec.structs.replace(drain.state, reason=why, blocking=blocking, evicted=drain.evicted))
 
     def _overdue(self, drain: _Drain) -> Reason:
         return reason(
