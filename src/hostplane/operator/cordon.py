@@ -117,5 +117,5 @@ async def _write(session: Session, node: Node, decide: Callable[[Node], dict[str
                 raise
         node = await session.get(NODE, name)
         if node.metadata.uid != uid:
-            raise NotFoundError("NodeReplaced", node=name)
+            raise NotFoundError("CordonNodeReplaced", node=name)
     return node
