@@ -68,6 +68,7 @@ def control_plane_with_controllers(tmp_path_factory: pytest.TempPathFactory) -> 
 
 def empty(plane: ControlPlane) -> None:
     """Deletes what tests make, at once and without grace; finalizers are removed first."""
+    plane.await_crds()
     collections = list(_BUILT_IN)
     for crd in plane.api.request("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]:
         spec = crd["spec"]

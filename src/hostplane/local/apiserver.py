@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from hostplane.errors import ClusterError, NotFoundError, UnreachableError
+from hostplane.errors import ClusterError, NotFoundError, ThrottledError, UnreachableError
 
 __all__ = ["ApiServer"]
 
@@ -33,6 +33,7 @@ class ApiServer(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             NotFoundError: 404.
+            ThrottledError: 429, 503.
             ClusterError: any other answer of 400 and above.
             UnreachableError: no answer.
         """
@@ -51,7 +52,7 @@ class ApiServer(msgspec.Struct, frozen=True, kw_only=True):
             raise UnreachableError("ControlPlaneUnreachable", url=self.url, error=str(error)) from error
         if answer.status >= 400:
             text = raw.decode("utf-8", "replace")[:400]
-            kinds = {404: NotFoundError}
+            kinds: dict[int, type[ClusterError]] = {404: NotFoundError, 429: ThrottledError, 503: ThrottledError}
             raise kinds.get(answer.status, ClusterError)(
                 "ControlPlaneRefused", method=method, path=path, status=answer.status, answer=text
             )

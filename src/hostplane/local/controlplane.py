@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from hostplane.errors import LocalError, NotFoundError
+from hostplane.errors import LocalError, NotFoundError, ThrottledError
 from hostplane.local import processes, state
 from hostplane.local.apiserver import ApiServer
 from hostplane.local.binaries import Say, locate, tell
@@ -31,6 +31,7 @@ __all__ = ["ControlPlane"]
 _SOCKET_PATH_MAX = 107
 _READY_SECONDS = 90.0
 _POLL_SECONDS = 0.1
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _CONTROLLERS = (  # what budgets, garbage collection and DaemonSets need; none that would touch a Node
     "disruption-controller",
     "garbage-collector-controller",
@@ -164,28 +165,35 @@ class ControlPlane:
         Raises:
             LocalError: they were not served within `seconds`.
         """
-        collection = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for text in texts:
             for body in yaml.safe_load_all(text):
                 if body:
-                    path = f"{collection}/{body['metadata']['name']}?fieldManager=hostplane&force=true"
+                    path = f"{_CRDS}/{body['metadata']['name']}?fieldManager=hostplane&force=true"
                     self.api.request("PATCH", path, body, kind="apply-patch+yaml")
+        self.await_crds(seconds)
+
+    def await_crds(self, seconds: float = 30.0) -> None:
+        """Waits until the server serves every CustomResourceDefinition it has, also after a restart.
+
+        Raises:
+            LocalError: it did not within `seconds`.
+        """
         deadline = time.monotonic() + seconds
-        while not self._crds_served(collection):
+        while not self._crds_served():
             if time.monotonic() > deadline:
                 raise LocalError("CrdsNotEstablished", seconds=seconds)
             time.sleep(0.05)  # the server offers nothing to wait on that is cheaper than asking again
 
-    def _crds_served(self, collection: str) -> bool:
-        for crd in self.api.request("GET", collection)["items"]:
-            conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions", [])}
+    def _crds_served(self) -> bool:
+        for crd in self.api.request("GET", _CRDS)["items"]:
+            conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions") or []}
             if conditions.get("Established") != "True":
                 return False
             for version in crd["spec"]["versions"]:
                 path = f"/apis/{crd['spec']['group']}/{version['name']}/{crd['spec']['names']['plural']}?limit=1"
                 try:
                     self.api.request("GET", path)
-                except NotFoundError:
+                except (NotFoundError, ThrottledError):
                     return False
         return True
 
