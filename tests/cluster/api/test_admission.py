@@ -136,7 +136,12 @@ _ATTACKS: dict[str, tuple[str, str, dict[str, Any] | None, str]] = {
         None,
         "json",
     ),
-    "the schema": ("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/hosts.hostplane.dev", None, "json"),
+    "the schema": (
+        "DELETE",
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/hosts.hostplane.dev",
+        None,
+        "json",
+    ),
 }
 
 
