@@ -71,10 +71,10 @@ async def serve(config: ProxyConfig) -> None:
             session,
             HOST,
             field_selector=f"metadata.name={config.node}",
-            on_change=view.see,
+            on_change=lambda _, host: view.see(host),
             on_failure=_note,
         )
-        reporter = Reporter(session, view, informer.put)
+        reporter = Reporter(session, view)
         courier = Courier(
             view,
             reporter.offer,

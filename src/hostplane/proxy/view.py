@@ -40,8 +40,12 @@ class HostView:
         self.host: Host | None = None
         self.changed = Signal()
 
-    def see(self, old: Host | None, new: Host | None) -> None:
-        """The informer's `on_change`. A Host made anew under the same name may come without the loss of the old one."""
+    def see(self, new: Host | None) -> None:
+        """The Host is `new` now, by a watch event or by the answer to our own write.
+
+        The two may come out of order. The older one then stands until the next event; it leads to nothing but a write
+        of what is written already.
+        """
         self.host = new
         self.changed.fire()
 

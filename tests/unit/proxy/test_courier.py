@@ -35,7 +35,7 @@ class Desk:
         self.offered = Signal()
 
     def wish(self, new: Host | None) -> None:
-        self.view.see(self.view.host, new)
+        self.view.see(new)
 
     def offer(self, report: Report) -> None:
         self.reports.append(report)

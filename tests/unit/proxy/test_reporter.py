@@ -51,7 +51,7 @@ class Shelf:
 async def reporting(now: list[float]) -> AsyncIterator[tuple[HostView, Shelf, Reporter]]:
     view = HostView()
     shelf = Shelf(view)
-    reporter = Reporter(cast(Session, shelf), view, lambda host: view.see(view.host, host), clock=lambda: now[0])
+    reporter = Reporter(cast(Session, shelf), view, clock=lambda: now[0])
     task = asyncio.create_task(reporter.run())
     try:
         yield view, shelf, reporter
@@ -73,7 +73,7 @@ async def settle() -> None:
 def test_each_edge_is_written_once() -> None:
     async def scene() -> None:
         async with reporting([0.0]) as (view, shelf, reporter):
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             reporter.offer(report(phase=Phase.IDLE))
             await shelf.until(1)
             reporter.offer(report(phase=Phase.STAGING))
@@ -87,10 +87,10 @@ def test_each_edge_is_written_once() -> None:
 def test_status_somebody_overwrote_is_put_right() -> None:
     async def scene() -> None:
         async with reporting([0.0]) as (view, shelf, reporter):
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             reporter.offer(report(phase=Phase.STAGED))
             await shelf.until(1)
-            view.see(view.host, HOST_1)
+            view.see(HOST_1)
             assert (await shelf.until(2))["phase"] == "Staged"
 
     asyncio.run(scene())
@@ -99,11 +99,11 @@ def test_status_somebody_overwrote_is_put_right() -> None:
 def test_report_for_another_host_of_the_name_is_not_written() -> None:
     async def scene() -> None:
         async with reporting([0.0]) as (view, shelf, reporter):
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             reporter.offer(report("u2", phase=Phase.IDLE))
             await settle()
             assert not shelf.writes
-            view.see(None, msgspec.structs.replace(HOST_1, metadata=ObjectMeta(name="n", uid="u2")))
+            view.see(msgspec.structs.replace(HOST_1, metadata=ObjectMeta(name="n", uid="u2")))
             await shelf.until(1)
 
     asyncio.run(scene())
@@ -113,7 +113,7 @@ def test_failed_write_is_tried_again_with_the_latest_report() -> None:
     async def scene() -> None:
         async with reporting([0.0]) as (view, shelf, reporter):
             shelf.failures = [UnreachableError("ServerUnreachable", url="u", why="w")]
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             reporter.offer(report(phase=Phase.STAGING))
             await shelf.until(1)
             reporter.offer(report(phase=Phase.STAGED))
@@ -126,7 +126,7 @@ def test_what_the_server_does_not_keep_is_not_written_for_ever() -> None:
     async def scene() -> None:
         async with reporting([0.0]) as (view, shelf, reporter):
             shelf.drops = "never"
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             reporter.offer(report(phase=Phase.IDLE, never=True))
             await shelf.until(1)
             await settle()
@@ -139,7 +139,7 @@ def test_progress_is_written_at_most_every_thirty_seconds() -> None:
     async def scene() -> None:
         now = [1000.0]
         async with reporting(now) as (view, shelf, reporter):
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             for done in range(0, 100, 5):
                 reporter.offer(report(phase=Phase.STAGING, progress=Progress(bytes=done, total=100)))
                 await settle()
@@ -154,7 +154,7 @@ def test_progress_is_written_at_most_every_thirty_seconds() -> None:
 def test_flapping_host_has_a_bounded_rate() -> None:
     async def scene() -> None:
         async with reporting([0.0]) as (view, shelf, reporter):
-            view.see(None, HOST_1)
+            view.see(HOST_1)
             for turn in range(100):
                 reporter.offer(report(phase=Phase.ALL[turn % 2], seq=turn))
                 await settle()
