@@ -35,6 +35,7 @@ __all__ = ["OPERATION", "Record", "Wish", "assign", "observe", "orphan", "record
 OPERATION = "hostplane.dev/operation"
 _SWAP = {"grub.cmdline.current": "grub.cmdline.next", "grub.cmdline.next": "grub.cmdline.current"}
 _LABEL_GRACE = 60
+_EVENT_GRACE = 5
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -194,7 +195,9 @@ def _working(
     if wish.label not in labels and UPGRADING not in labels and CONFIGURING not in labels:
         finished = _version(instance.status.sysconfigs) == wish.settings_version if wish.configures else at_version
         if not finished:
-            return Standing(name, Stand.WORKING, actions=(LabelNode(node=name, labels={wish.label: ""}),), joins=joins)
+            # We died between the two writes, or the label's event is late: only the former lasts.
+            again: tuple[Action, ...] = (LabelNode(node=name, labels={wish.label: ""}),)
+            return Standing(name, Stand.WORKING, actions=again if now - begun >= _EVENT_GRACE else (), joins=joins)
         if now - begun > _LABEL_GRACE:  # done, but nobody wrote idle
             why = reason("EndingOperation", node=name)
             return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
