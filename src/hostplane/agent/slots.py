@@ -1,0 +1,141 @@
+"""The slots: where an image's bytes go. A port, so that disks, verity and two partitions per slot come behind it later.
+
+The port knows bytes and slots; it knows nothing of digests, phases or the boot order. Whoever implements it asks the
+veto before every write and turns a full or broken disk into one error with a name. The directory backend keeps each
+slot in a file, the image's bytes followed by zeros.
+"""
+
+import abc
+import errno
+import os
+from typing import Callable, Iterator
+
+from hostplane.errors import HostError
+
+__all__ = ["DirectorySlots", "SlotPort", "SlotWriter"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_CHUNK = 256 << 10
+
+
+class SlotWriter(abc.ABC):
+    """One slot open for writing, from an offset on; `close` in any case, `finish` only when all bytes are there."""
+
+    @abc.abstractmethod
+    def write(self, piece: bytes) -> None:
+        """Append `piece`. Raises HostError SlotFull, SlotWriteFailed, VetoedByHost."""
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Make what was written so far survive a power cut."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Zero whatever an older, longer image left behind the bytes written, and sync."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of the slot; safe to repeat."""
+
+
+class SlotPort(abc.ABC):
+    """The two slots of a host."""
+
+    @abc.abstractmethod
+    def room(self, slot: str) -> int:
+        """Bytes an image in `slot` may have at most."""
+
+    @abc.abstractmethod
+    def writer(self, slot: str, offset: int) -> SlotWriter:
+        """`slot`, open for writing at `offset` bytes; what lies before stays."""
+
+    @abc.abstractmethod
+    def read(self, slot: str, size: int) -> Iterator[bytes]:
+        """The first `size` bytes of `slot` from the medium, in pieces; fewer when it holds fewer."""
+
+
+class _FileWriter(SlotWriter):
+    def __init__(self, path: str, offset: int, room: int, guard: Callable[[], None]) -> None:
+        self._path, self._offset, self._room, self._guard = path, offset, room, guard
+        self._descriptor = -1
+        guard()
+        with _faults(path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._length = os.fstat(self._descriptor).st_size
+
+    def write(self, piece: bytes) -> None:
+        self._guard()
+        if self._offset + len(piece) > self._room:
+            raise HostError("SlotFull", slot=os.path.basename(self._path))
+        view = memoryview(piece)
+        with _faults(self._path):
+            while view:
+                written = os.pwrite(self._descriptor, view, self._offset)
+                self._offset += written
+                view = view[written:]
+
+    def sync(self) -> None:
+        with _faults(self._path):
+            os.fsync(self._descriptor)
+
+    def finish(self) -> None:
+        self._guard()
+        with _faults(self._path):
+            os.ftruncate(self._descriptor, self._offset)
+            os.ftruncate(self._descriptor, max(self._length, self._offset))
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _faults(object):
+    """Names what the operating system says about a slot's file."""
+
+    def __init__(self, path: str) -> None:
+        self._slot = os.path.basename(path)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, fault: object, trace: object) -> None:
+        if isinstance(fault, OSError):
+            if fault.errno in _FULL:
+                raise HostError("SlotFull", slot=self._slot) from fault
+            raise HostError("SlotWriteFailed", slot=self._slot, detail=fault.strerror or str(fault)) from fault
+
+
+class DirectorySlots(SlotPort):
+    """Slots as the files ROOT-A and ROOT-B of a directory. `slot_bytes` 0 means: what the file system has free."""
+
+    def __init__(self, directory: str, slot_bytes: int, guard: Callable[[], None]) -> None:
+        self._directory, self._slot_bytes, self._guard = directory, slot_bytes, guard
+
+    def _path(self, slot: str) -> str:
+        return os.path.join(self._directory, "ROOT-" + slot)
+
+    def room(self, slot: str) -> int:
+        if self._slot_bytes:
+            return self._slot_bytes
+        try:
+            held = os.stat(self._path(slot)).st_blocks * 512
+        except OSError:
+            held = 0
+        free = os.statvfs(self._directory)
+        return held + max(0, free.f_bavail * free.f_frsize - (10 << 20))
+
+    def writer(self, slot: str, offset: int) -> SlotWriter:
+        return _FileWriter(self._path(slot), offset, self.room(slot), self._guard)
+
+    def read(self, slot: str, size: int) -> Iterator[bytes]:
+        with _faults(self._path(slot)), open(self._path(slot), "rb", buffering=0) as handle:
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the medium, not from memory
+            left = size
+            while left > 0:
+                piece = handle.read(min(_READ_CHUNK, left))
+                if not piece:
+                    return
+                left -= len(piece)
+                yield piece

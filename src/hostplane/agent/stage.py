@@ -1,0 +1,210 @@
+"""Staging: an image from its source into the passive slot, hashed on the way in and again from the medium.
+
+The order of writes is the point. Before the first byte the slot is marked Writing in the state, then loses its proof in
+the boot state (the boot order stays): from then on no power cut can boot a half-written slot. Every 64 MiB what was
+written is flushed and noted, so that a killed agent goes on from there after hashing what it finds. Only bytes read
+back with the right digest become Staged. A payload whose only proof is its digest needs the host's consent.
+"""
+
+import hashlib
+import time
+from typing import Callable, NamedTuple, Optional
+
+from hostplane.errors import HostError
+
+from .bootstate import BootFiles
+from .fetch import Cancelled, Fetch, Limits, Source
+from .hostroot import HostRoot
+from .slots import SlotPort, SlotWriter
+from .state import Image, Partial
+
+__all__ = ["Progress", "Stage", "check_image", "source_of"]
+
+CHECKPOINT = 64 << 20
+_REPORT_SECONDS = 0.5
+
+
+class Progress(NamedTuple):
+    """How far a staging is. `bytes_per_second` is over its whole run."""
+
+    bytes: int
+    total: int
+    bytes_per_second: int
+
+
+def source_of(host: HostRoot, image: Image) -> Source:
+    """Where `image` is, its certificates found under the host's own directory for them.
+
+    Raises:
+        HostError: CertificateRefused for a name that leads out of it or to nothing.
+    """
+    found = []
+    for name in (image.ca, image.cert, image.key):
+        if not name:
+            found.append("")
+            continue
+        try:
+            base = host.inside("/etc/KubeOS/certs")
+            path = host.inside("/etc/KubeOS/certs/" + name)
+            if not path.startswith(base + "/"):
+                raise ValueError("it leads out of /etc/KubeOS/certs")
+            with open(path, "rb"):
+                found.append(path)
+        except (ValueError, OSError) as fault:
+            raise HostError("CertificateRefused", detail="%s: %s" % (name, fault)) from None
+    return Source(image.ref, image.plain_http, *found)
+
+
+def check_image(host: HostRoot, image: Image) -> None:
+    """Refuse before anything is written what could never be used.
+
+    Raises:
+        HostError: FormatUnsupported, UnsignedRefused, CertificateRefused, PayloadSourceRefused.
+    """
+    if image.format not in ("rootTar", "osTar"):
+        raise HostError("FormatUnsupported", format=image.format)
+    if not host.config.allow_unsigned_tar:
+        raise HostError("UnsignedRefused")
+    source_of(host, image)
+    _file_path(host, image)
+
+
+def _file_path(host: HostRoot, image: Image) -> str:
+    if not image.ref.startswith("file:"):
+        return ""
+    try:
+        return host.inside(image.ref[len("file://") :] if image.ref.startswith("file:///") else "")
+    except ValueError as fault:
+        raise HostError("PayloadSourceRefused", url=image.ref, detail=str(fault)) from None
+
+
+class Stage(object):
+    """One staging. `run` does the work in the caller's thread; `cancel` ends it from another.
+
+    `note` persists a checkpoint; `begin` marks the slot as being written and is called only when it will be;
+    `report` says that the progress changed.
+    """
+
+    def __init__(
+        self,
+        host: HostRoot,
+        slots: SlotPort,
+        boot: BootFiles,
+        slot: str,
+        image: Image,
+        begin: Callable[[Image], None],
+        note: Callable[[Optional[Partial]], None],
+        report: Callable[[Progress], None],
+    ) -> None:
+        self._host, self._slots, self._boot = host, slots, boot
+        self._slot, self.image = slot, image
+        self._begin, self._note, self._report = begin, note, report
+        self._fetch: Optional[Fetch] = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End it soon: `run` raises Cancelled."""
+        self._cancelled = True
+        if self._fetch is not None:
+            self._fetch.cancel()
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise Cancelled()
+
+    def run(self, partial: Optional[Partial], held_size: int) -> int:
+        """Bytes of the image, which is in the slot and proven when this returns.
+
+        `held_size` is the size of this very image if the slot holds it already: then it is only read back.
+
+        Raises:
+            HostError: why it failed. Cancelled.
+        """
+        self._host.refuse_if_vetoed()
+        check_image(self._host, self.image)
+        if held_size and self._reads_back(held_size):
+            return held_size
+        offset = 0
+        if partial is not None and (partial.slot, partial.digest) == (self._slot, self.image.digest):
+            offset = partial.offset
+        self._begin(self.image)
+        self._make_unbootable()
+        try:
+            size = self._write(offset)
+        except HostError as fault:
+            if not offset or fault.name not in ("PayloadDigestMismatch", "PayloadRefused"):
+                raise
+            self._note(None)  # what was there before may have been the wrong part: once more, from the start
+            size = self._write(0)
+        if not self._reads_back(size):
+            raise HostError("SlotReadBackMismatch", slot=self._slot)
+        return size
+
+    def _make_unbootable(self) -> None:
+        state = self._boot.read()
+        if state.is_ok(self._slot) or state.left(self._slot):
+            self._boot.write(state.with_slot(self._slot, False, 0))
+
+    def _write(self, offset: int) -> int:
+        room = self._slots.room(self._slot)
+        if self.image.size > room:
+            raise HostError("PayloadTooLarge", size=self.image.size, room=room)
+        digest = hashlib.sha256()
+        if offset:
+            found = 0
+            for piece in self._slots.read(self._slot, offset):
+                self._check()
+                digest.update(piece)
+                found += len(piece)
+            if found != offset:
+                offset, digest = 0, hashlib.sha256()
+        config = self._host.config
+        limits = Limits(config.stall_seconds, config.fetch_attempts, config.bytes_per_second)
+        source = source_of(self._host, self.image)
+        self._fetch = Fetch(source, self.image.size, room, limits, _file_path(self._host, self.image))
+        writer = self._slots.writer(self._slot, offset)
+        try:
+            size = self._copy(self._fetch, writer, digest, offset)
+            got = "sha256:" + digest.hexdigest()
+            if got != self.image.digest:
+                raise HostError("PayloadDigestMismatch", got=got, want=self.image.digest)
+            writer.finish()
+        except HostError as fault:
+            if fault.name == "PayloadDigestMismatch":
+                self._note(None)
+            raise
+        finally:
+            writer.close()
+        return size
+
+    def _copy(self, fetch: Fetch, writer: SlotWriter, digest: "hashlib._Hash", offset: int) -> int:
+        flushed, began, reported = offset, time.monotonic(), 0.0
+        done, start = offset, offset
+        try:
+            self._check()
+            for piece in fetch.pieces(offset):
+                writer.write(piece)
+                digest.update(piece)
+                done += len(piece)
+                now = time.monotonic()
+                if now - reported >= _REPORT_SECONDS:
+                    reported = now
+                    self._report(Progress(done, fetch.total, int((done - start) / max(0.001, now - began))))
+                if done - flushed >= CHECKPOINT:
+                    writer.sync()
+                    self._note(Partial(self._slot, self.image.digest, done))
+                    flushed = done
+        except HostError as fault:
+            if done > flushed and fault.name in ("PayloadTruncated", "PayloadUnreachable"):
+                writer.sync()
+                self._note(Partial(self._slot, self.image.digest, done))
+            raise
+        return done
+
+    def _reads_back(self, size: int) -> bool:
+        """Whether the slot's first `size` bytes, read from the medium, have the image's digest."""
+        digest = hashlib.sha256()
+        for piece in self._slots.read(self._slot, size):
+            self._check()
+            digest.update(piece)
+        return "sha256:" + digest.hexdigest() == self.image.digest
