@@ -112,14 +112,14 @@ class ControlPlane:
         """Ends the processes of this control plane, the API server first; the names of those that ran."""
         known = {process.name: process for process in state.load(self.directory).processes}
         order = ("kube-controller-manager", "kube-apiserver", "etcd")
-        ran = processes.end([known[name] for name in order if name in known])
+        ran = processes.end([known[name] for name in order if name in known], grace=3.0)
         state.forget(self.directory, set(order))
         return [process.name for process in ran]
 
     def stop_apiserver(self, *, kill: bool = False) -> None:
         """Ends only the API server, as an outage would: orderly, or at once with `kill`."""
         known = [process for process in state.load(self.directory).processes if process.name == "kube-apiserver"]
-        processes.end(known, grace=0.0 if kill else 15.0, signal_number=9 if kill else 15)
+        processes.end(known, grace=0.0 if kill else 3.0, signal_number=9 if kill else 15)
 
     def start_apiserver(self, seconds: float = _READY_SECONDS) -> None:
         """Starts the API server over the running etcd and waits until it is ready, at most `seconds`."""

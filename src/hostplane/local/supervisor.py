@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hostplane.kube.session import Session
+from hostplane.local.agentapp import build_agent
 from hostplane.local.disk import SOCKET, install, slot_path
 from hostplane.local.image import Image, ImageServer, write_image
 from hostplane.local.kubelet import Kubelet
@@ -159,7 +159,5 @@ def _write(path: Path, machines: Machines) -> None:
 
 
 def _agent_command(directory: Path) -> list[str]:
-    """The agent as it is shipped: one zipapp, built once for this cluster."""
-    from hostplane.local.agentapp import build_agent
-
-    return [shutil.which("python3") or sys.executable, str(build_agent(directory / "hostplane-agent.pyz"))]
+    """The agent as it is shipped: one zipapp, built once for this cluster, run by this interpreter."""
+    return [sys.executable, str(build_agent(directory / "hostplane-agent.pyz"))]
