@@ -110,8 +110,10 @@ class Hostplane(Candidate):
         await self.session.patch(self.node, name, body)
 
     async def listing(self) -> tuple[int, str]:
-        listing = await self.session.list(self.node)
-        return len(listing.items), listing.resource_version
+        count, version = 0, ""
+        async for page in self.session.pages(self.node):
+            count, version = count + len(page.items), page.resource_version
+        return count, version
 
     async def events(self, version: str) -> AsyncIterator[Any]:
         async with self.session.watch(self.node, version) as changes:
