@@ -113,6 +113,18 @@ class Informer(Generic[T]):
         """Wait for the first list. Bound it with a time-out of your own."""
         await self._synced.wait()
 
+    def put(self, answer: T) -> None:
+        """Take the answer to a write of our own for the event that will follow it, so that a writer reads its writes.
+
+        Ignored where the watch is past it already: then the event was seen, and perhaps a deletion after it.
+        """
+        version = answer.metadata.resource_version  # type: ignore[attr-defined]  # every kind has metadata
+        if not _is_newer(version, self._version):
+            return
+        key, kept = _key(answer), self._transform(answer) if self._transform else answer
+        if self._is_news(key, kept):
+            self._put(key, kept)
+
     # How it stays true
 
     async def run(self) -> None:
@@ -175,8 +187,9 @@ class Informer(Generic[T]):
                 if change.object is not None:
                     key = _key(change.object)
                     self._undecodable.pop(key, None)
-                    kept = None if change.gone else change.object
-                    self._put(key, self._transform(kept) if self._transform and kept is not None else kept)
+                    kept = self._transform(change.object) if self._transform else change.object
+                    if self._is_news(key, kept):
+                        self._put(key, None if change.gone else kept)
                 elif change.undecodable is not None and change.gone:
                     self._undecodable.pop(change.undecodable.key, None)
                     self._put(change.undecodable.key, None)
@@ -184,6 +197,12 @@ class Informer(Generic[T]):
                     self._undecodable[change.undecodable.key] = change.undecodable.why
                 self._version = change.resource_version
                 self._backoff.reset()
+
+    def _is_news(self, key: str, item: T) -> bool:
+        """Whether it is no older than our copy, which may be ahead of the watch by our own writes."""
+        known: Any = self._objects.get(key)
+        seen: Any = item
+        return known is None or not _is_newer(known.metadata.resource_version, seen.metadata.resource_version)
 
     def _put(self, key: str, new: T | None) -> None:
         old = self._objects.get(key)
@@ -214,4 +233,9 @@ def _key(item: Any) -> str:
 
 
 def _went_back(known: str, seen: str) -> bool:
-    return known.isdigit() and seen.isdigit() and int(seen) < int(known)
+    return _is_newer(known, seen)
+
+
+def _is_newer(version: str, than: str) -> bool:
+    """Versions are numbers of one sequence per cluster; what is not a number is never newer."""
+    return version.isdigit() and than.isdigit() and int(version) > int(than)

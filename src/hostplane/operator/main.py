@@ -173,15 +173,4 @@ def run(config: OperatorConfig) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.log_level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    try:
-        asyncio.run(_main(config))
-    except BaseExceptionGroup as group:
-        raise _first(group) from group
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error that tells the story: a task group wraps it in groups of groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    asyncio.run(_main(config))
