@@ -21,6 +21,7 @@ __all__ = ["ProcessStatus", "Status", "down", "status", "up"]
 
 _HOSTS_SECONDS = 120.0
 _POLL_SECONDS = 0.2
+_GRACE_SECONDS = 4.0
 
 
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +82,9 @@ def down(directory: Path, *, delete: bool = False) -> list[str]:
     """
     directory = directory.absolute()
     known = state.load(directory).processes
-    ran = processes.end(list(reversed(known)))
-    for leader in known:
+    ran = []
+    for leader in reversed(known):
+        ran += processes.end([leader], grace=_GRACE_SECONDS)
         processes.end_session(leader)  # agents and proxies, where their supervisor was killed
     state.forget(directory, {process.name for process in known})
     if delete:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -73,3 +76,54 @@ def test_a_program_that_cannot_start_is_named(tmp_path: Path) -> None:
     with pytest.raises(LocalError) as caught:
         processes.spawn("ghost", [str(tmp_path / "ghost")], tmp_path / "log")
     assert caught.value.name == "ProgramNotStarted"
+
+
+def test_what_a_killed_leader_leaves_in_its_session_is_ended(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys, signal\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+        "print(child.pid, flush=True)\n"
+        "signal.pause()\n"
+    )
+    leader = processes.spawn("leader", [sys.executable, "-c", script], tmp_path / "log")
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "log").read_text().endswith("\n") and time.monotonic() < deadline:
+        processes.wait(leader, 0.05)
+    orphan = int((tmp_path / "log").read_text())
+    os.kill(leader.pid, signal.SIGKILL)
+    assert processes.wait(leader, 10)
+    fd = os.pidfd_open(orphan)
+    try:
+        processes.end_session(leader)
+        assert select.select([fd], [], [], 10)[0] == [fd]  # a pidfd is readable once its process has ended
+    finally:
+        os.close(fd)
+
+
+def test_a_stranger_with_the_leaders_id_protects_its_session(sleeper: processes.Process) -> None:
+    processes.end_session(msgspec.structs.replace(sleeper, started=sleeper.started - 1))
+    assert processes.is_alive(sleeper)
+
+
+def test_a_socket_is_handed_over_as_systemd_does(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    script = (
+        "import os, socket\n"
+        "assert os.environ['LISTEN_PID'] == str(os.getpid()) and os.environ['LISTEN_FDS'] == '1'\n"
+        "connection, _ = socket.socket(fileno=3).accept()\n"
+        "connection.sendall(b'here')\n"
+    )
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        listener.listen()
+        command = [sys.executable, "-c", script]
+        child = processes.spawn("child", command, tmp_path / "log", listen=listener.fileno(), own_session=False)
+        try:
+            assert os.getsid(child.pid) == os.getsid(0)
+            client.settimeout(20)
+            client.connect(path)
+            assert client.recv(10) == b"here"
+            asyncio.run(asyncio.wait_for(processes.exited(child), 20))
+            assert not processes.is_alive(child)
+        finally:
+            processes.end([child], grace=0)
