@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 import structlog
 
 from hostplane.api.ledger import LEDGER
-from hostplane.errors import ClusterError, LocalError, NotFoundError, Reason, reason
+from hostplane.errors import ClusterError, LocalError, NotFoundError, Reason, UnreachableError, reason
 from hostplane.kube.events import EventRecorder
 from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
@@ -98,7 +98,7 @@ class Operator:
 
     async def run(self) -> None:
         """Follow the cluster for ever, and act whenever this process leads."""
-        await self._check_resources()
+        await self._check_cluster()
         async with asyncio.TaskGroup() as group:
             if self.config.health_port >= 0:
                 group.create_task(self.health.run())
@@ -142,11 +142,23 @@ class Operator:
                 for task in tasks:
                     task.cancel()
 
-    async def _check_resources(self) -> None:
+    async def _check_cluster(self) -> None:
+        """Say at once what would otherwise only be seen as nothing happening."""
         try:
             await self._session.list(LEDGER, limit=1)
         except NotFoundError as error:
             raise LocalError("ResourcesMissing") from error
+        namespace = self.config.namespace
+        try:
+            await self._session.request("GET", f"/api/v1/namespaces/{namespace}")
+        except NotFoundError:
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+            await self._session.request("POST", "/api/v1/namespaces", body)
+            _log.info("namespace_created", namespace=namespace)
+        except ClusterError as error:
+            if isinstance(error, UnreachableError):
+                raise
+            _log.debug("namespace_not_readable", error=str(error))  # in the cluster its account need not see it
 
 
 async def _main(config: OperatorConfig) -> None:

@@ -182,14 +182,11 @@ def _owner_of(action: EndOperation | Reclaim, snapshot: Snapshot) -> Any:
     return found or (instance if instance is not None else action.node)
 
 
-def _explicit(status: Any) -> dict[str, Any]:
-    """Every field, so that a merge patch also clears what became empty."""
-    plain: dict[str, Any] = msgspec.to_builtins(status)
-    for field in msgspec.structs.fields(status):
-        value = getattr(status, field.name)
-        if field.encode_name not in plain:
-            plain[field.encode_name] = None if value is None else msgspec.to_builtins(value)
-    return plain
+def _explicit(value: Any) -> Any:
+    """Every field at every depth, also those at their default: a merge patch leaves what it does not name."""
+    if not isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    return {f.encode_name: _explicit(getattr(value, f.name)) for f in msgspec.structs.fields(value)}
 
 
 def _some(nodes: Sequence[str]) -> str:
