@@ -1,7 +1,8 @@
 """The CustomResourceDefinitions, made from the types: `python -m hostplane.api.crds --write` renews deploy/crds.
 
-What a kind is lies beside its type (`Definition`); here it only becomes YAML. Nothing is written but below the
-directory it is told, and a test fails while what is committed differs from what this makes.
+The reference page is renewed with them. What a kind is lies beside its type (`Definition`); here it only becomes
+YAML. Nothing is written but below the directory it is told, and a test fails while what is committed differs from
+what this makes.
 """
 
 from __future__ import annotations
@@ -119,12 +120,14 @@ def _column(column: Column) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Prints the manifests, or writes them below the repository with --write. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m hostplane.api.crds", description=main.__doc__)
-    parser.add_argument("--write", action="store_true", help="renew the generated files instead of printing")
+    parser.add_argument("--write", action="store_true", help="renew deploy/crds and the reference page instead")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository (default: here)")
     options = parser.parse_args(arguments)
     if not options.write:
         sys.stdout.write("---\n".join(render().values()))
         return 0
+    from . import reference  # it describes what this module makes, so only the entry point may know it
+
     directory = options.root / "deploy" / "crds"
     directory.mkdir(parents=True, exist_ok=True)
     files = render()
@@ -132,6 +135,9 @@ def main(arguments: list[str]) -> int:
         (directory / stale).unlink()
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
+    page = options.root / reference.PATH
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(reference.render(), encoding="utf-8")
     return 0
 
 

@@ -162,81 +162,89 @@ class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
 class SlotStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """What a slot holds: Empty, Writing, Staged, Trial, Confirmed or Bad."""
 
-    state: Annotated[str, msgspec.Meta(max_length=32)] = "Empty"
-    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
-    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    size: int = 0
+    state: Annotated[
+        str, msgspec.Meta(max_length=32, description="Empty, Writing, Staged, Trial, Confirmed or Bad.")
+    ] = "Empty"
+    digest: Annotated[str, msgspec.Meta(max_length=71, description="What the payload hashed to.")] = ""
+    version: Annotated[str, msgspec.Meta(max_length=256, description="VERSION_ID of what it holds.")] = ""
+    size: Annotated[int, about("Bytes of the payload.")] = 0
 
 
 class Operation(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The grant the agent is acting on."""
 
-    seq: int = 0
-    operation: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
+    seq: Annotated[int, about("The grant's number.")] = 0
+    operation: Annotated[str, msgspec.Meta(max_length=32, description="The grant's operation.")] = ""
+    digest: Annotated[str, msgspec.Meta(max_length=71, description="The grant's image.")] = ""
 
 
 class Progress(ApiStruct, frozen=True, kw_only=True, gc=False):
     """How far staging is, in bytes and bytes per second."""
 
-    bytes: int = 0
-    total: int = 0
-    bytes_per_second: int = 0
+    bytes: Annotated[int, about("Bytes written.")] = 0
+    total: Annotated[int, about("Bytes of the whole.")] = 0
+    bytes_per_second: Annotated[int, about("Lately.")] = 0
 
 
 class LastError(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Why the last operation did not end well. `reason_class` is HostFault, NoVerdict or empty."""
 
-    name: Annotated[str, msgspec.Meta(max_length=128)] = ""
-    code: Annotated[str, msgspec.Meta(max_length=16)] = ""
-    message: Annotated[str, msgspec.Meta(max_length=4096)] = ""
-    reason_class: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
-    at: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    name: Annotated[str, msgspec.Meta(max_length=128, description="The reason's name in the catalogue.")] = ""
+    code: Annotated[str, msgspec.Meta(max_length=16, description="The reason's code.")] = ""
+    message: Annotated[str, msgspec.Meta(max_length=4096, description="Its sentence.")] = ""
+    reason_class: Annotated[
+        str, msgspec.Meta(max_length=32, description="HostFault counts against the image, NoVerdict does not.")
+    ] = ""
+    digest: Annotated[str, msgspec.Meta(max_length=71, description="The image it is about.")] = ""
+    at: Annotated[str, msgspec.Meta(max_length=40, description="When, by the host's clock.")] = ""
 
 
 class FailedDigest(ApiStruct, frozen=True, kw_only=True, gc=False):
     """An image this host went back from, and why."""
 
-    digest: Annotated[str, msgspec.Meta(max_length=71)] = ""
-    name: Annotated[str, msgspec.Meta(max_length=128)] = ""
-    attempt: int = 0
+    digest: Annotated[str, msgspec.Meta(max_length=71, description="The image.")] = ""
+    name: Annotated[str, msgspec.Meta(max_length=128, description="The reason's name in the catalogue.")] = ""
+    attempt: Annotated[int, about("The attempt that failed; a higher one is an allowed retry.")] = 0
 
 
 class Transition(ApiStruct, frozen=True, kw_only=True, gc=False):
     """One change of phase."""
 
-    phase: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    at: Annotated[str, msgspec.Meta(max_length=40)] = ""
-    reason: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    phase: Annotated[str, msgspec.Meta(max_length=32, description="The phase that began.")] = ""
+    at: Annotated[str, msgspec.Meta(max_length=40, description="When, by the host's clock.")] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=1024, description="Why.")] = ""
 
 
 class SettingsStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The settings version in force, or why the last one is not."""
 
-    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    error: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    version: Annotated[str, msgspec.Meta(max_length=256, description="The version in force.")] = ""
+    error: Annotated[str, msgspec.Meta(max_length=4096, description="Why the wished version is not in force.")] = ""
 
 
 class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The node's own report; written by its proxy and by nobody else."""
 
-    schema: Annotated[str, msgspec.Meta(max_length=16)] = ""
-    agent_version: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    protocol: int = 0
-    phase: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    boot_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    active_slot: Annotated[str, msgspec.Meta(max_length=8)] = ""
-    slots: Annotated[dict[str, SlotStatus], msgspec.Meta(max_length=4)] = {}
-    seq: int = 0
+    schema: Annotated[str, msgspec.Meta(max_length=16, description="Version of the agent's report.")] = ""
+    agent_version: Annotated[str, msgspec.Meta(max_length=64, description="The agent's own version.")] = ""
+    protocol: Annotated[int, about("The protocol spoken with it.")] = 0
+    phase: Annotated[
+        str, msgspec.Meta(max_length=32, description="Idle, Staging, Staged, Rebooting, Trial, Failed or Returned.")
+    ] = ""
+    boot_id: Annotated[str, msgspec.Meta(max_length=64, description="The running boot.")] = ""
+    active_slot: Annotated[str, msgspec.Meta(max_length=8, description="The slot that runs: A or B.")] = ""
+    slots: Annotated[dict[str, SlotStatus], msgspec.Meta(max_length=4, description="What each slot holds.")] = {}
+    seq: Annotated[int, about("The highest grant's number it ever saw.")] = 0
     operation: Operation | None = None
     progress: Progress | None = None
     last_error: LastError | None = None
-    failed_digests: Annotated[list[FailedDigest], msgspec.Meta(max_length=20)] = []
-    transitions: Annotated[list[Transition], msgspec.Meta(max_length=20)] = []
+    failed_digests: Annotated[
+        list[FailedDigest], msgspec.Meta(max_length=20, description="Images it went back from.")
+    ] = []
+    transitions: Annotated[list[Transition], msgspec.Meta(max_length=20, description="The last changes of phase.")] = []
     settings: SettingsStatus | None = None
-    trial_seconds_left: int | None = None
-    never: bool = False
+    trial_seconds_left: Annotated[int | None, about("Seconds until a host on trial goes back by itself.")] = None
+    never: Annotated[bool, about("True while /etc/hostplane/never forbids every write.")] = False
     conditions: Conditions = []
 
     @property

@@ -170,13 +170,13 @@ class KubeOSSpec(ApiStruct, frozen=True, kw_only=True, gc=False, omit_defaults=F
 class KubeOSStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Ours (KubeOS declares the subresource and no field): how far it is, and what is wrong with the object."""
 
-    observed_generation: int = 0
-    phase: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    total: int = 0
-    done: int = 0
-    in_progress: int = 0
-    failed: int = 0
-    summary: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    observed_generation: Annotated[int, about("The generation of the spec this was judged by.")] = 0
+    phase: Annotated[str, msgspec.Meta(max_length=32, description="Running, Paused or Complete.")] = ""
+    total: Annotated[int, about("Nodes it selects.")] = 0
+    done: Annotated[int, about("As wished.")] = 0
+    in_progress: Annotated[int, about("Being worked on.")] = 0
+    failed: Annotated[int, about("Failed, and not tried again until the object changes.")] = 0
+    summary: Annotated[str, msgspec.Meta(max_length=256, description="How far it is, at a glance.")] = ""
     conditions: Conditions = []
 
 
@@ -193,8 +193,8 @@ class NamespacedName(ApiStruct, frozen=True, kw_only=True, gc=False):
 
     store_defaults: ClassVar[bool] = True
 
-    name: Annotated[str, text(253)] = ""
-    namespace: Annotated[str, text(253)] = ""
+    name: Annotated[str, text(253, "Its name.")] = ""
+    namespace: Annotated[str, text(253, "Its namespace.")] = ""
 
 
 class OSInstanceSpec(ApiStruct, frozen=True, kw_only=True, gc=False):

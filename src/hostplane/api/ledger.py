@@ -22,7 +22,7 @@ MAX_BYTES = 128 * 1024
 class Holder(ApiStruct, frozen=True, kw_only=True, gc=False):
     """One node that may be unavailable because of us."""
 
-    seq: Annotated[int, msgspec.Meta(ge=1)]
+    seq: Annotated[int, msgspec.Meta(ge=1, description="The grant's number.")]
     group: Annotated[int, msgspec.Meta(ge=0, description="Index into `groups`: whose budget it uses.")]
     since: Annotated[int, msgspec.Meta(ge=0, description="When it was granted, seconds since 1970.")] = 0
 
@@ -31,9 +31,12 @@ class LedgerSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Who holds the budget, and the next number of a grant."""
 
     schema_version: SchemaVersion = "1.0"
-    next_seq: Annotated[int, msgspec.Meta(ge=1)] = 1
-    groups: Annotated[list[Annotated[str, msgspec.Meta(max_length=512)]], msgspec.Meta(max_length=2000)] = []
-    holders: Annotated[dict[str, Holder], msgspec.Meta(max_length=MAX_HOLDERS)] = {}
+    next_seq: Annotated[int, msgspec.Meta(ge=1, description="The next grant's number.")] = 1
+    groups: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=512)]],
+        msgspec.Meta(max_length=2000, description="Names that holders refer to by index."),
+    ] = []
+    holders: Annotated[dict[str, Holder], msgspec.Meta(max_length=MAX_HOLDERS, description="By node.")] = {}
 
 
 class Ledger(ApiStruct, frozen=True, kw_only=True, gc=False):

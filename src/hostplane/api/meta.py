@@ -65,12 +65,15 @@ class ObjectMeta(ApiStruct, frozen=True, kw_only=True, gc=False):
 class Condition(ApiStruct, frozen=True, kw_only=True, gc=False):
     """A standard condition. `reason` is a catalogue name, `message` begins with its code."""
 
-    type: Annotated[str, msgspec.Meta(max_length=316)]
-    status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["True", "False", "Unknown"]})]
-    reason: Annotated[str, msgspec.Meta(max_length=1024)] = ""
-    message: Annotated[str, msgspec.Meta(max_length=32768)] = ""
-    last_transition_time: Annotated[str, msgspec.Meta(max_length=40)] = ""
-    observed_generation: int = 0
+    type: Annotated[str, msgspec.Meta(max_length=316, description="What the claim is about.")]
+    status: Annotated[
+        str,
+        msgspec.Meta(extra_json_schema={"enum": ["True", "False", "Unknown"]}, description="Whether the claim holds."),
+    ]
+    reason: Annotated[str, msgspec.Meta(max_length=1024, description="A name from the catalogue of reasons.")] = ""
+    message: Annotated[str, msgspec.Meta(max_length=32768, description="The reason's code and sentence.")] = ""
+    last_transition_time: Annotated[str, msgspec.Meta(max_length=40, description="When status last changed.")] = ""
+    observed_generation: Annotated[int, msgspec.Meta(description="The generation of the spec this was judged by.")] = 0
 
 
 Conditions = Annotated[
@@ -100,9 +103,17 @@ class Requirement(ApiStruct, frozen=True, kw_only=True, gc=False):
         ),
     )
 
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=317)]
-    operator: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["In", "NotIn", "Exists", "DoesNotExist"]})]
-    values: Annotated[list[Annotated[str, msgspec.Meta(max_length=63)]], msgspec.Meta(max_length=100)] = []
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=317, description="The label.")]
+    operator: Annotated[
+        str,
+        msgspec.Meta(
+            extra_json_schema={"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+            description="How values are compared.",
+        ),
+    ]
+    values: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=63)]], msgspec.Meta(max_length=100, description="For In and NotIn.")
+    ] = []
 
 
 class LabelSelector(ApiStruct, frozen=True, kw_only=True, gc=False):

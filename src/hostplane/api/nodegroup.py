@@ -104,21 +104,21 @@ class NodeGroupSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
 class Wish(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The Rollout in force for a group."""
 
-    rollout: Annotated[str, msgspec.Meta(max_length=253)] = ""
-    operation: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    image: Annotated[str, msgspec.Meta(max_length=253)] = ""
-    generation: int = 0
+    rollout: Annotated[str, msgspec.Meta(max_length=253, description="Name of the Rollout.")] = ""
+    operation: Annotated[str, msgspec.Meta(max_length=32, description="Its operation.")] = ""
+    image: Annotated[str, msgspec.Meta(max_length=253, description="The OSImage this group is to run.")] = ""
+    generation: Annotated[int, about("The Rollout's generation.")] = 0
 
 
 class NodeGroupStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """How many nodes are in the group, and how far they are."""
 
-    observed_generation: int = 0
+    observed_generation: Annotated[int, about("The generation of the spec this was judged by.")] = 0
     current: Wish | None = None
-    nodes: int = 0
-    up_to_date: int = 0
-    unavailable: int = 0
-    budget: int = 0
+    nodes: Annotated[int, about("Members.")] = 0
+    up_to_date: Annotated[int, about("Members that are as wished.")] = 0
+    unavailable: Annotated[int, about("Members that are away now, for whatever reason.")] = 0
+    budget: Annotated[int, about("Members that may be away at once.")] = 0
     conditions: Conditions = []
 
 

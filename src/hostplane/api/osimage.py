@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from .definition import Column, Definition, Rule
+from .definition import Column, Definition, Rule, about
 from .host import Digest, Version
 from .meta import ApiStruct, Conditions, ObjectMeta, Resource, SchemaVersion
 
@@ -75,7 +75,7 @@ class OSImageSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
 class OSImageStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Where the release is in use."""
 
-    hosts: int = 0
+    hosts: Annotated[int, about("Hosts that run it.")] = 0
     conditions: Conditions = []
 
 

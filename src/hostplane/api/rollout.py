@@ -99,27 +99,30 @@ class RolloutSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
 class Counts(ApiStruct, frozen=True, kw_only=True, gc=False):
     """Hosts of the rollout by where they are."""
 
-    total: int = 0
-    done: int = 0
-    in_progress: int = 0
-    staged: int = 0
-    waiting: int = 0
-    failed: int = 0
-    skipped: int = 0
+    total: Annotated[int, about("All hosts it is for.")] = 0
+    done: Annotated[int, about("As wished.")] = 0
+    in_progress: Annotated[int, about("Granted and on their way.")] = 0
+    staged: Annotated[int, about("Ready for a grant.")] = 0
+    waiting: Annotated[int, about("Not begun.")] = 0
+    failed: Annotated[int, about("Failed; each Host says why.")] = 0
+    skipped: Annotated[int, about("Left out, by wish or for a reason of their own.")] = 0
 
 
 class RolloutStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """How far it is. Never a list of nodes: those are Hosts."""
 
-    observed_generation: int = 0
-    phase: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    step: int = 0
-    step_done_at: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    observed_generation: Annotated[int, about("The generation of the spec this was judged by.")] = 0
+    phase: Annotated[str, msgspec.Meta(max_length=32, description="Queued, Running, Paused or Complete.")] = ""
+    step: Annotated[int, about("The step in progress, counted from 0.")] = 0
+    step_done_at: Annotated[
+        str,
+        msgspec.Meta(max_length=40, description="When the last host of this step was done; its soak runs from here."),
+    ] = ""
     counts: Counts = Counts()
     summary: Annotated[str, msgspec.Meta(max_length=256, description="How far it is, at a glance.")] = ""
-    started_at: Annotated[str, msgspec.Meta(max_length=40)] = ""
-    completed_at: Annotated[str, msgspec.Meta(max_length=40)] = ""
-    eta_seconds: int | None = None
+    started_at: Annotated[str, msgspec.Meta(max_length=40, description="When the first host was granted.")] = ""
+    completed_at: Annotated[str, msgspec.Meta(max_length=40, description="When the last host was done.")] = ""
+    eta_seconds: Annotated[int | None, about("Seconds left, as far as can be told.")] = None
     conditions: Conditions = []
 
 
