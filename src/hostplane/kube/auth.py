@@ -185,13 +185,13 @@ class _PluginCredentials(Credentials):
         self._expires = expires.timestamp() if expires is not None else None
 
 
-def locate(kubeconfig: str | None) -> tuple[Endpoint, Credentials]:
+def locate(kubeconfig: str | os.PathLike[str] | None) -> tuple[Endpoint, Credentials]:
     """Find the API server: the file given, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
 
     Raises:
         LocalError: KubeconfigInvalid or KubeconfigMissing.
     """
-    paths = [kubeconfig] if kubeconfig else [p for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p]
+    paths = [os.fspath(kubeconfig)] if kubeconfig else [p for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p]
     if not paths:
         if "KUBERNETES_SERVICE_HOST" in os.environ and (_SERVICE_ACCOUNT / "token").exists():
             return _in_cluster(_SERVICE_ACCOUNT)

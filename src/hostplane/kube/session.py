@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -60,7 +61,7 @@ class Session:
     @classmethod
     async def open(
         cls,
-        kubeconfig: str | None = None,
+        kubeconfig: str | os.PathLike[str] | None = None,
         connections: int = 4,
         user_agent: str = "hostplane",
         *,
