@@ -83,6 +83,6 @@ def machines(directory: Path, hosts: int) -> None:
     """Run the simulated hosts of the local cluster in D in the foreground; `up` starts this."""
     import asyncio
 
-    from hostplane.local import supervisor
+    import hostplane.local.supervisor as supervisor
 
     asyncio.run(supervisor.run(directory, hosts))
