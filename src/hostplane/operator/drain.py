@@ -5,8 +5,11 @@ is due, look again after a pause that grows while nothing moves. Each round begi
 drain may be abandoned at any instruction and started again by anybody; that changes its timing, never its outcome.
 
 What it refuses: to call a node drained that it could not list, to evict anything while one pod's class is refused, to
-delete a pod past its budget, to wait without a deadline. At most `concurrency` rounds run at once; they share one
-Session, and only they hold pod lists in memory: between its rounds a drain keeps names and numbers.
+delete a pod past its budget, to wait without a deadline. At most `concurrency` requests and as many rounds run at once;
+only rounds hold pod lists in memory, between them a drain keeps names and numbers.
+
+Give it a Session of its own, with `concurrency` connections: an API server takes up to 100 ms for an eviction (it waits
+until its copy of the budgets is fresh), and hundreds of them would hold up the operator's other requests.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ __all__ = ["DrainPace", "DrainPhase", "DrainState", "Drains"]
 
 _log = structlog.get_logger(__name__)
 _REFUSALS = ("RequestForbidden", "RequestInvalid", "ServerFailed")  # an answer, not the lack of one
+_SIDE_BY_SIDE = 4  # evictions of one node
 _NAMED = 5  # pods or budgets in one message; the rest is counted
 
 
@@ -147,7 +151,7 @@ class Drains:
         self._session, self._recorder, self._on_change = session, recorder, on_change
         self._pace, self._clock = pace or DrainPace(), clock
         self._drains: dict[str, _Drain] = {}
-        self._slots = asyncio.Semaphore(concurrency)
+        self._rounds, self._requests = asyncio.Semaphore(concurrency), asyncio.Semaphore(concurrency)
         self._wake = asyncio.Event()
         self._budgets = _Budgets(session, self._pace.budgets_fresh, clock)
 
@@ -213,7 +217,8 @@ class Drains:
                 self._end(drain, DrainPhase.FAILED, self._overdue(drain))
             else:
                 _log.exception("drain_broke", node=drain.node)
-                why = f"{type(error).__name__}: {error}"[:300]
+                cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+                why = f"{type(cause).__name__}: {cause}"[:300]
                 self._end(drain, DrainPhase.FAILED, reason("DrainBroken", node=drain.node, why=why))
 
     async def _empty(self, drain: _Drain) -> None:
@@ -221,7 +226,7 @@ class Drains:
         pause = Backoff(self._pace.look_first, self._pace.look_most)
         while True:
             before = (drain.state.remaining, drain.state.evicted)
-            async with self._slots:
+            async with self._rounds:
                 if await self._round(drain):
                     return
             if (drain.state.remaining, drain.state.evicted) != before:
@@ -248,17 +253,41 @@ class Drains:
         uids = {pod.metadata.uid for pod in plan.evict}
         drain.retries = {uid: retry for uid, retry in drain.retries.items() if uid in uids}
         self._set(drain, msgspec.structs.replace(drain.state, remaining=len(plan.evict) + len(plan.wait)))
-        for pod in sorted(plan.evict, key=lambda pod: pod.metadata.uid in drain.retries):  # never behind a stubborn one
-            retry = drain.retries.get(pod.metadata.uid)
-            if (retry is None or retry.not_before <= self._clock()) and not await self._evict(drain, pod):
-                break
+        await self._evict_due(drain, plan.evict)
         self._report(drain)
         return plan.is_done
+
+    async def _evict_due(self, drain: _Drain, pods: Sequence[Tenant]) -> None:
+        """Asks for every pod whose time has come, a few side by side, until one meets what the others would meet too.
+
+        Raises:
+            ClusterError: DrainEvictionFailed.
+        """
+        now, retries = self._clock(), drain.retries
+        due = [pod for pod in pods if pod.metadata.uid not in retries or retries[pod.metadata.uid].not_before <= now]
+        due.sort(key=lambda pod: pod.metadata.uid in retries)  # nobody waits behind a stubborn one
+        queue, failures = iter(due), list[ClusterError]()
+
+        async def work() -> None:
+            for pod in queue:
+                try:
+                    if not await self._evict(drain, pod):
+                        break
+                except ClusterError as error:
+                    failures.append(error)
+                    break
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(_SIDE_BY_SIDE, len(due))):
+                group.create_task(work())
+        if failures:
+            raise failures[0]
 
     async def _list(self, drain: _Drain) -> list[Tenant] | None:
         """The node's pods, or None with the trouble noted: what could not be read is never taken for empty."""
         try:
-            listing = await self._session.list(TENANT, field_selector=f"spec.nodeName={drain.node}")
+            async with self._requests:
+                listing = await self._session.list(TENANT, field_selector=f"spec.nodeName={drain.node}")
             if listing.undecodable:
                 first = listing.undecodable[0]
                 raise ClusterError("AnswerUndecodable", what=f"Pod {first.key}", why=first.why)
@@ -276,9 +305,10 @@ class Drains:
         """
         metadata = pod.metadata
         try:
-            await self._session.evict(
-                metadata.namespace, metadata.name, metadata.uid, drain.policy.grace_period_seconds
-            )
+            async with self._requests:
+                await self._session.evict(
+                    metadata.namespace, metadata.name, metadata.uid, drain.policy.grace_period_seconds
+                )
         except (NotFoundError, ConflictError):
             return True  # gone, or another pod by that name: the next listing tells
         except ClusterError as error:
