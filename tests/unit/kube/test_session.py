@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from scripted_server import answer, chunked, hang_up, never, scripted
+from tests.unit.kube.scripted_server import answer, chunked, hang_up, never, scripted
 
 from hostplane.api.meta import ApiStruct, ObjectMeta, Resource
 from hostplane.errors import ClusterError, ConflictError, GoneError, NotFoundError, ThrottledError, UnreachableError
