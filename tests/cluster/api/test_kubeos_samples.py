@@ -18,8 +18,8 @@ from hostplane.errors import LocalError
 from hostplane.local.controlplane import ControlPlane
 
 _EXAMPLES = Path(__file__).parents[3] / "examples" / "kubeos"
-_LEAST = {"opstype": "config", "maxunavailable": 1}
-_UPGRADE = {**_LEAST, "opstype": "upgrade", "osversion": "KubeOS v2"}
+_LEAST: dict[str, Any] = {"opstype": "config", "maxunavailable": 1}
+_UPGRADE: dict[str, Any] = {**_LEAST, "opstype": "upgrade", "osversion": "KubeOS v2"}
 _DISK = {**_UPGRADE, "imagetype": "disk", "imageurl": "https://images.example/kubeos.tar"}
 
 

@@ -162,8 +162,10 @@ def test_refuses_to_change(
 
 
 def _manifest(kind: str, spec: dict[str, Any] | None, name: str) -> str:
-    fields = {} if spec is None else {"spec": {key: value for key, value in spec.items() if value is not None}}
-    return json.dumps(_KINDS[kind].manifest(name, **fields))
+    body = _KINDS[kind].manifest(name)
+    if spec is not None:
+        body["spec"] = {key: value for key, value in spec.items() if value is not None}
+    return json.dumps(body)
 
 
 def _would_store(cluster: ControlPlane, kind: str, spec: dict[str, Any] | None, name: str = "sample") -> Any:
