@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from hostplane.api.host import HostStatus, Progress
+from hostplane.api.host import HostStatus, Phase, Progress
 from hostplane.api.meta import Condition
 from hostplane.errors import Reason, reason
 
@@ -74,9 +74,11 @@ def news(shown: HostStatus, wanted: HostStatus) -> News:
 
 
 def _steady(status: HostStatus) -> HostStatus:
-    """Without the numbers that move by themselves."""
-    progress = Progress(total=status.progress.total) if status.progress else None
-    return msgspec.structs.replace(status, progress=progress, trial_seconds_left=None)
+    """Without what moves by itself: numbers, and while an image is fetched the slot that it goes to."""
+    slots = status.slots
+    if status.phase == Phase.STAGING:
+        slots = {name: slot for name, slot in slots.items() if name == status.active_slot}
+    return msgspec.structs.replace(status, slots=slots, progress=None, trial_seconds_left=None)
 
 
 def delay(shown: HostStatus, wanted: HostStatus, since_last_write: float) -> float | None:

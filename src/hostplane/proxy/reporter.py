@@ -96,7 +96,7 @@ class Reporter:
         )
         self._written_at = self._clock()
         self._settled = (draft.wanted, answer.status)
-        self._view.see(answer)
+        self._view.answered(answer)
         _log.info("report_written phase=%s seq=%d", draft.wanted.phase, draft.wanted.seq)
 
 

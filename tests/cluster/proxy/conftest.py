@@ -25,6 +25,22 @@ from hostplane.proxy.view import HostView
 
 NODE = "n1"
 SECONDS = 40.0
+_AGENT = """
+import os, sys, time
+root = sys.argv[1]
+try:
+    how = open(root + "/broken").read()
+except FileNotFoundError:
+    how = ""
+if how == "dies":
+    sys.exit(1)
+while how == "hangs" and os.path.exists(root + "/broken"):
+    time.sleep(0.1)
+if how:
+    sys.exit(1)
+from hostplane.agent.main import main
+sys.exit(main(["serve", "--root", root, "--idle-seconds", "0.5"]))
+"""
 
 
 class Stand:
@@ -82,22 +98,27 @@ StandUp = Callable[..., contextlib.AbstractAsyncContextManager[Stand]]
 
 @pytest.fixture
 def stand_up(clean_cluster: ControlPlane, tmp_path: Path) -> StandUp:
-    """`async with stand_up() as stand`; `proxy_kubeconfig` and `agent_command` replace what usually runs."""
+    """`async with stand_up() as stand`.
+
+    While the file stand.machine.root/`broken` exists, an agent that starts does what it says: "dies" or "hangs".
+    Other keywords go into the agent's configuration.
+    """
 
     @contextlib.asynccontextmanager
     async def standing(
-        *, proxy_kubeconfig: Path | None = None, filler_bytes: int = 20_000, boot_seconds: float = 0.2
+        *, kubeconfig: Path | None = None, proxy_code: str = "", **agent_settings: Any
     ) -> AsyncIterator[Stand]:
-        images = {v: write_image(tmp_path / "images", v, filler_bytes=filler_bytes) for v in ("v1", "v2", "v3")}
+        images = {v: write_image(tmp_path / "images", v, filler_bytes=20_000) for v in ("v1", "v2", "v3")}
         root = tmp_path / NODE
-        install(root, images["v1"])
-        agent = [sys.executable, "-m", "hostplane.agent.main", "serve", "--root", str(root), "--idle-seconds", "0.5"]
-        kubeconfig = str(proxy_kubeconfig or clean_cluster.kubeconfig)
-        proxy = [sys.executable, "-m", "hostplane.cli", "proxy", "--kubeconfig", kubeconfig]
-        proxy += ["--socket", str(root / SOCKET)]
+        install(root, images["v1"], **agent_settings)
+        agent = [sys.executable, "-c", _AGENT, str(root)]
+        proxy = [sys.executable, "-m", "hostplane.cli", "proxy", "--socket", str(root / SOCKET)]
+        proxy += ["--kubeconfig", str(kubeconfig or clean_cluster.kubeconfig)]
+        if proxy_code:
+            proxy = [sys.executable, "-c", proxy_code, str(root / SOCKET), str(clean_cluster.kubeconfig)]
         with ImageServer(tmp_path / "images") as server:
             async with await Session.open(str(clean_cluster.kubeconfig), connections=2) as session:
-                timings = Timings(boot=boot_seconds, watchdog=0.5, restart=0.1)
+                timings = Timings(boot=0.2, watchdog=0.5, restart=0.1)
                 machine = Machine(root, Kubelet(session, NODE), agent, proxy, timings=timings)
                 stand = Stand(
                     clean_cluster, session, machine, {v: _wished(image, server) for v, image in images.items()}

@@ -53,7 +53,17 @@ def test_progress_of_unknown_total_is_bounded_too() -> None:
 
 def test_end_of_staging_is_an_edge() -> None:
     assert news(staging(990), HostStatus(phase=Phase.STAGED)) is News.EDGE
-    assert news(staging(990), HostStatus(phase=Phase.STAGING)) is News.EDGE
+
+
+def test_beginning_of_a_download_is_told_once() -> None:
+    active = SlotStatus(state="Confirmed", digest="x")
+    begun = HostStatus(phase=Phase.STAGING, active_slot="A", slots={"A": active, "B": SlotStatus()})
+    slots = {"A": active, "B": SlotStatus(state="Writing", digest="y")}
+    writing = msgspec.structs.replace(begun, slots=slots, progress=Progress(bytes=1, total=1000))
+    assert delay(begun, writing, 1e9) is None
+    done = msgspec.structs.replace(writing, phase=Phase.STAGED, progress=None)
+    assert news(writing, done) is News.EDGE
+    assert news(msgspec.structs.replace(done, slots=begun.slots), done) is News.EDGE
 
 
 def test_trial_seconds_alone_are_not_written() -> None:

@@ -38,7 +38,9 @@ class Shelf:
         if self.failures:
             raise self.failures.pop()
         kept = {key: value for key, value in body[1]["value"].items() if key != self.drops}
-        return msgspec.structs.replace(self._view.host, status=msgspec.convert(kept, HostStatus))
+        version = str(1000 + len(self.writes))
+        metadata = msgspec.structs.replace(self._view.host.metadata, resource_version=version)
+        return msgspec.structs.replace(self._view.host, metadata=metadata, status=msgspec.convert(kept, HostStatus))
 
     async def until(self, writes: int) -> dict[str, Any]:
         async with asyncio.timeout(5):
