@@ -24,14 +24,7 @@ import structlog
 
 from hostplane.api.core import NODE, POD_DISRUPTION_BUDGET, PodDisruptionBudget
 from hostplane.api.nodegroup import Drain
-from hostplane.errors import (
-    ClusterError,
-    ConflictError,
-    HostplaneError,
-    NotFoundError,
-    Reason,
-    reason,
-)
+from hostplane.errors import ClusterError, ConflictError, HostplaneError, NotFoundError, Reason, reason
 from hostplane.kube.events import EventRecorder
 from hostplane.kube.pace import Backoff
 from hostplane.kube.session import Session
@@ -136,7 +129,10 @@ class _Budgets:
 
 
 class Drains:
-    """All drains of one operator. Everything runs in `run()`; the rest may be called at any time from the same loop."""
+    """All drains of one operator. Everything runs in `run()`; the rest may be called at any time from the same loop.
+
+    `fence` is called right before each eviction; it raises a ClusterError where this process may not write any more.
+    """
 
     def __init__(
         self,
@@ -144,11 +140,12 @@ class Drains:
         recorder: EventRecorder | None = None,
         on_change: Callable[[str], None] | None = None,
         *,
+        fence: Callable[[], None] = lambda: None,
         concurrency: int = 16,
         pace: DrainPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session, self._recorder, self._on_change = session, recorder, on_change
+        self._session, self._recorder, self._on_change, self._fence = session, recorder, on_change, fence
         self._pace, self._clock = pace or DrainPace(), clock
         self._drains: dict[str, _Drain] = {}
         self._rounds, self._requests = asyncio.Semaphore(concurrency), asyncio.Semaphore(concurrency)
@@ -192,7 +189,10 @@ class Drains:
         return sum(1 for drain in self._drains.values() if drain.is_running and drain.state.blocking)
 
     async def run(self) -> None:
-        """Works on every drain until cancelled; one node's error fails that node's drain only. May be run again."""
+        """Works on every drain until cancelled; one node's error fails that node's drain only.
+
+        When it ends it forgets all drains: whoever leads next may have released their nodes. May be run again.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
@@ -202,8 +202,7 @@ class Drains:
                             drain.task = group.create_task(self._drain(drain), name=f"drain {drain.node}")
                     await self._wake.wait()
         finally:
-            for drain in self._drains.values():
-                drain.task = None
+            self._drains.clear()
 
     async def _drain(self, drain: _Drain) -> None:
         try:
@@ -306,6 +305,7 @@ class Drains:
         metadata = pod.metadata
         try:
             async with self._requests:
+                self._fence()
                 await self._session.evict(
                     metadata.namespace, metadata.name, metadata.uid, drain.policy.grace_period_seconds
                 )

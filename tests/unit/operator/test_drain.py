@@ -11,14 +11,7 @@ import pytest
 
 from hostplane.api.core import POD_DISRUPTION_BUDGET, PodDisruptionBudget
 from hostplane.api.nodegroup import Drain
-from hostplane.errors import (
-    ClusterError,
-    ConflictError,
-    NotFoundError,
-    Reason,
-    ThrottledError,
-    UnreachableError,
-)
+from hostplane.errors import ClusterError, ConflictError, NotFoundError, Reason, ThrottledError, UnreachableError
 from hostplane.kube.session import Listing
 from hostplane.kube.wire import Undecodable
 from hostplane.operator.drain import DrainPace, DrainPhase, Drains, DrainState
@@ -501,7 +494,7 @@ def test_a_cancelled_drain_is_forgotten_and_asks_nothing_more() -> None:
     play(cluster, script)
 
 
-def test_goes_on_where_it_was_when_run_again() -> None:
+def test_forgets_every_drain_when_it_stops_because_another_leader_may_release_the_node() -> None:
     cluster = Cluster()
     cluster.add("a")
     cluster.budgets = {"web": 0}
@@ -509,18 +502,45 @@ def test_goes_on_where_it_was_when_run_again() -> None:
     async def both() -> None:
         world = World(cluster)
         world.drains.start("n1", POLICY, 1)
-        for freed in (False, True):
-            runner = asyncio.ensure_future(world.drains.run())
-            if freed:
-                cluster.budgets["web"] = 1
-                await world.ended()
-            else:
-                await world.until(lambda: world.state().blocking != ())
-            runner.cancel()
-            await asyncio.wait([runner])
-        assert world.state().phase is DrainPhase.DONE
+        runner = asyncio.ensure_future(world.drains.run())
+        await world.until(lambda: world.state().blocking != ())
+        runner.cancel()
+        await asyncio.wait([runner])
+        assert world.drains.nodes() == ()
+        asked = len(cluster.asked)
+
+        runner = asyncio.ensure_future(world.drains.run())
+        world.drains.start("n2", POLICY, 2)
+        await world.ended("n2")
+        assert len(cluster.asked) == asked
+        cluster.budgets["web"] = 1
+        world.drains.start("n1", POLICY, 1)
+        assert (await world.ended()).phase is DrainPhase.DONE
+        runner.cancel()
+        await asyncio.wait([runner])
 
     asyncio.run(both())
+
+
+def test_a_process_that_may_not_write_evicts_nothing() -> None:
+    cluster = Cluster()
+    cluster.add("a")
+    leads = False
+
+    def fence() -> None:
+        if not leads:
+            raise ClusterError("LeadershipLost", identity="me")
+
+    async def script(world: World) -> None:
+        nonlocal leads
+        world.drains.start("n1", POLICY, 1)
+        await cluster.listed_again(20)
+        assert cluster.asked == []
+        assert world.state().reason.name == "DrainInterrupted"  # type: ignore[union-attr]
+        leads = True
+        assert (await world.ended()).evicted == 1
+
+    play(cluster, script, fence=fence)
 
 
 def test_hundreds_of_nodes_go_side_by_side_within_the_bound() -> None:
