@@ -86,6 +86,14 @@ class Stand:
                 os.kill(process.pid, signal.SIGKILL)
             await self.machine.until(lambda m: m.process(name) is not process)
 
+    def break_agent(self, how: str) -> None:
+        """An agent that starts from now on "dies" or "hangs"."""
+        (self.machine.root / "broken").write_text(how)
+
+    def mend_agent(self) -> None:
+        """Undo it."""
+        (self.machine.root / "broken").unlink()
+
     def logs(self) -> str:
         """What agent and proxy said last."""
         root = self.machine.root
@@ -100,8 +108,7 @@ StandUp = Callable[..., contextlib.AbstractAsyncContextManager[Stand]]
 def stand_up(clean_cluster: ControlPlane, tmp_path: Path) -> StandUp:
     """`async with stand_up() as stand`.
 
-    While the file stand.machine.root/`broken` exists, an agent that starts does what it says: "dies" or "hangs".
-    Other keywords go into the agent's configuration.
+    Keywords besides these go into the agent's configuration; `proxy_code` is Python that runs instead of the command.
     """
 
     @contextlib.asynccontextmanager
