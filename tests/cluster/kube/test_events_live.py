@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
-from kube_live import NODE
-
 from hostplane.errors import reason
 from hostplane.kube.events import EventRecorder
 from hostplane.kube.session import Session
 from hostplane.local.controlplane import ControlPlane
+from tests.cluster.kube.kube_live import NODE
 
 
 def test_repeated_events_are_one_with_a_count(clean_cluster: ControlPlane) -> None:

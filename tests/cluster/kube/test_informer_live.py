@@ -7,8 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fault_proxy import answer, faults
-from kube_live import NODE, Node, running, until
 
 from hostplane.api.meta import ObjectMeta
 from hostplane.errors import ClusterError
@@ -16,6 +14,8 @@ from hostplane.kube.informer import Informer
 from hostplane.kube.pace import Backoff
 from hostplane.kube.session import Session
 from hostplane.local.controlplane import ControlPlane
+from tests.cluster.kube.fault_proxy import answer, faults
+from tests.cluster.kube.kube_live import NODE, Node, running, until
 
 
 def test_the_copy_follows_every_change(clean_cluster: ControlPlane) -> None:

@@ -8,12 +8,11 @@ import signal
 import sys
 from pathlib import Path
 
-from fault_proxy import faults
-from kube_live import until
-
 from hostplane.kube.lease import LEASE, Leader, boot_clock
 from hostplane.kube.session import Session
 from hostplane.local.controlplane import ControlPlane
+from tests.cluster.kube.fault_proxy import faults
+from tests.cluster.kube.kube_live import until
 
 TIMES = {"duration": 3.0, "renew": 2.0, "retry": 0.3}
 CANDIDATE = """

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from fault_proxy import CUT, answer, faults
-from kube_live import NODE
 
 from hostplane.api.meta import ApiStruct, ObjectMeta, Resource
 from hostplane.errors import ClusterError, ConflictError, GoneError, NotFoundError, ThrottledError, UnreachableError
 from hostplane.kube.session import Session
 from hostplane.local.controlplane import ControlPlane
+from tests.cluster.kube.fault_proxy import CUT, answer, faults
+from tests.cluster.kube.kube_live import NODE
 
 
 class Any_(ApiStruct, frozen=True, kw_only=True, gc=False):

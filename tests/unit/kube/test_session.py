@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.kube.scripted_server import answer, chunked, hang_up, never, scripted
 
 from hostplane.api.meta import ApiStruct, ObjectMeta, Resource
 from hostplane.errors import ClusterError, ConflictError, GoneError, NotFoundError, ThrottledError, UnreachableError
 from hostplane.kube import session as session_module
 from hostplane.kube.auth import Credentials
+from tests.unit.kube.scripted_server import answer, chunked, hang_up, never, scripted
 
 
 class Thing(ApiStruct, frozen=True, kw_only=True, gc=False):
