@@ -156,6 +156,8 @@ def _locked(version: str, say: Say) -> Iterator[None]:
         except BlockingIOError:
             say(f"another process is fetching {version}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in directory.glob(f"{version}.work-*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
@@ -195,7 +197,7 @@ def _download(program: Program, say: Say) -> bool:
         with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
             member = tar.extractfile(archive.removesuffix(".tar.gz") + "/etcd")
             payload = member.read() if member else b""
-    with tempfile.TemporaryDirectory(dir=cache_directory()) as work:
+    with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=f"{program.version}.work-") as work:
         file = Path(work) / program.name
         file.write_bytes(payload)
         _install(program, file)
@@ -232,13 +234,13 @@ def _build(program: Program, say: Say) -> None:
     go = shutil.which("go")
     if not go:
         raise LocalError("ProgramMissing", program=program.name, version=program.version)
-    with tempfile.TemporaryDirectory(dir=cache_directory()) as work:
+    with tempfile.TemporaryDirectory(dir=cache_directory(), prefix=f"{program.version}.work-") as work:
         module = Path(work) / "module"
         module.mkdir()
         for entry in resources.files("hostplane.local").joinpath("gobuild", program.module).iterdir():
             (module / entry.name).write_bytes(entry.read_bytes())
         output, log = Path(work) / program.name, Path(work) / "log"
-        command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", version_flags(program), "-o", str(output)]
+        command = [go, "build", "-buildvcs=false", "-ldflags", version_flags(program), "-o", str(output)]
         environment = dict(os.environ, CGO_ENABLED="0", GO111MODULE="on", GOWORK="off")
         started = time.monotonic()
         say(f"building {program.name} {program.version} from source, once for this user (some minutes)")

@@ -89,6 +89,13 @@ def test_a_build_lands_in_the_cache_whole_and_once(tmp_path: Path) -> None:
     assert sorted(p.name for p in binaries.cache_directory().iterdir()) == ["v3.6.5", "v3.6.5.lock"]
 
 
+def test_what_a_killed_build_left_is_cleared(tmp_path: Path) -> None:
+    (binaries.cache_directory() / "v3.6.5.work-old" / "module").mkdir(parents=True)
+    fake_go(tmp_path, 'while [ "$1" != -o ]; do shift; done\necho built > "$2"\n')
+    binaries.locate(["etcd"], quiet)
+    assert sorted(p.name for p in binaries.cache_directory().iterdir()) == ["v3.6.5", "v3.6.5.lock"]
+
+
 def test_a_failed_build_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     fake_go(tmp_path, "echo 'go: module lookup disabled' >&2\nexit 1\n")
     with pytest.raises(LocalError) as caught:
