@@ -150,8 +150,10 @@ def accept_switch(
         raise HostError("OperationUnderWay", phase=state.phase)
     target = other(active)
     held = state.slot(target)
-    usable = (SLOT_STAGED, SLOT_CONFIRMED) if operation == ROLLBACK else (SLOT_STAGED,)
-    if held.state not in usable or (digest and digest != held.digest):
+    is_named = operation == ROLLBACK or bool(digest)  # an upgrade to whatever is there needs something prepared
+    if held.state not in ((SLOT_STAGED, SLOT_CONFIRMED) if is_named else (SLOT_STAGED,)) or (
+        digest and digest != held.digest
+    ):
         raise HostError("NotStaged", slot=target, held=held.digest or held.state, digest=digest or "any image")
     attempt = state.image.attempt if state.image is not None and state.image.digest == held.digest else 0
     begun = Operation(seq, operation, held.digest, target, trial_seconds, driver, attempt)

@@ -205,7 +205,7 @@ def decode(raw: bytes) -> State:
         if given["schema"].partition(".")[0] != messages.SCHEMA.partition(".")[0]:
             raise HostError("StateTooNew", schema=given["schema"], own=messages.SCHEMA)
         return _document(given)
-    except (ValueError, RecursionError) as fault:
+    except (ValueError, TypeError, RecursionError) as fault:
         raise HostError("StateUnreadable", detail=str(fault)[:200]) from None
 
 
