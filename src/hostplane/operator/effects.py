@@ -127,7 +127,7 @@ class Effects:
         host = self._world.hosts.get(action.node)
         if host is not None:
             self._world.hosts.put(await word.note(self._session, host, action.seq))
-            self._drains.start(action.node, action.policy, action.seq)
+            self._drains.start(action.node, action.policy, action.seq, spent_seconds=action.spent_seconds)
 
     @_do.register
     async def _(self, action: actions.StopDrain) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import secrets
@@ -38,13 +39,17 @@ __all__ = ["Operator", "run"]
 
 _log = structlog.get_logger(__name__)
 _STALE_SECONDS = 120.0
+_DRAIN_CONNECTIONS = 16
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Operator:
-    """One operator in this event loop; `run` ends by cancellation."""
+    """One operator in this event loop; `run` ends by cancellation.
 
-    def __init__(self, session: Session, config: OperatorConfig) -> None:
+    `drain_session`: for evictions, which the API server may take a while over, so that no grant waits behind them.
+    """
+
+    def __init__(self, session: Session, config: OperatorConfig, drain_session: Session | None = None) -> None:
         self.config = config
         self.metrics = Metrics()
         identity = config.identity or f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(4)}"
@@ -54,7 +59,7 @@ class Operator:
         )
         self.world = World(session, self._wake)
         self.recorder = EventRecorder(session, "hostplane-operator")
-        self.drains = Drains(session, self.recorder, lambda _: self._wake())
+        self.drains = Drains(drain_session or session, self.recorder, lambda _: self._wake(), fence=self.leader.fence)
         effects = Effects(session, self.world, self.leader, self.drains)
         self.reporter = Reporter(session, self.world, self.leader, self.recorder, self.metrics)
         self.passes = Passes(
@@ -162,10 +167,12 @@ class Operator:
 
 
 async def _main(config: OperatorConfig) -> None:
-    async with await Session.open(
-        config.kubeconfig, config.connections, "hostplane-operator", rate=config.rate, burst=int(config.rate * 2)
-    ) as session:
-        operator = Operator(session, config)
+    open_session = functools.partial(Session.open, config.kubeconfig, rate=config.rate, burst=int(config.rate * 2))
+    async with (
+        await open_session(config.connections, "hostplane-operator") as session,
+        await open_session(_DRAIN_CONNECTIONS, "hostplane-operator-drain") as drain_session,
+    ):
+        operator = Operator(session, config, drain_session)
         task = asyncio.ensure_future(operator.run())
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):

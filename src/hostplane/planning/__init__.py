@@ -11,4 +11,5 @@ same decisions again from what is written.
     budget.py      how many may be away         steps.py     how many may begin in a step
     actions.py     what can be done             progress.py  how far each wish is
     standing.py    where one host stands        eviction.py  which pods a drain moves
+    cordon.py      a cordon and its mark
 """

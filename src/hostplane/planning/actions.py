@@ -80,10 +80,11 @@ class Uncordon(Action, frozen=True, kw_only=True, tag=True):
 
 
 class StartDrain(Action, frozen=True, kw_only=True, tag=True):
-    """Begin (or go on) to move the pods away."""
+    """Begin (or go on) to move the pods away; `spent_seconds` of the deadline are used already."""
 
     seq: int
     policy: Drain
+    spent_seconds: int = 0
 
 
 class StopDrain(Action, frozen=True, kw_only=True, tag=True):

@@ -34,15 +34,15 @@ from hostplane.api.osimage import OSImage
 from hostplane.errors import Reason, reason
 
 from .actions import AskWord, Cordon, CreateHost, DeleteHost, SetGrant, StartDrain, StopDrain, Uncordon
+from .cordon import mark_of
 from .snapshot import DrainView, Options, Word
 from .standing import Stand, Standing
 from .target import Target, target_of
 from .wishes import GroupWish, tag
 
-__all__ = ["AGENT", "CORDON", "grant_for", "observe"]
+__all__ = ["AGENT", "grant_for", "observe"]
 
 AGENT = "hostplane.dev/agent"
-CORDON = "hostplane.dev/cordon"
 HOST_FAULT, NO_VERDICT = "HostFault", "NoVerdict"
 
 
@@ -140,7 +140,7 @@ def _held(
 def _released(node: Node, host: Host, grant: Grant) -> Standing:
     name = node.metadata.name
     actions: tuple[StopDrain | Uncordon, ...] = ()
-    if CORDON in node.metadata.annotations:
+    if mark_of(node) is not None:
         return Standing(name, Stand.WORKING, actions=(StopDrain(node=name), Uncordon(node=name)))
     why = reason(grant.why, node=name) if grant.why else None
     stand = Stand.FAILED if grant.verdict == HOST_FAULT else Stand.WAITING if grant.why else Stand.DONE
@@ -157,14 +157,17 @@ def _reserved(wish: GroupWish | None, node: Node, host: Host, grant: Grant, seen
         return _release(node, host, grant, now, "RolloutPaused", NO_VERDICT)
     if grant.operation == UPGRADE and (status.phase != Phase.STAGED or status.passive.digest != grant.digest):
         return _release(node, host, grant, now, "StagedImageLost", NO_VERDICT)
-    if CORDON not in node.metadata.annotations:
-        return Standing(name, Stand.WORKING, reason("Cordoning", node=name), (Cordon(node=name, seq=grant.seq),))
+    mark = mark_of(node)
+    if mark is None or mark.seq != grant.seq or not node.spec.unschedulable:
+        # Also where somebody uncordoned it meanwhile: new pods may have come, so the drain begins anew.
+        again = (StopDrain(node=name), Cordon(node=name, seq=grant.seq))
+        return Standing(name, Stand.WORKING, reason("Cordoning", node=name), again)
     policy = wish.group.spec.drain
     drain = seen.drain if seen.drain is not None and seen.drain.seq == grant.seq else None
     if policy.skip:
         return Standing(name, Stand.WORKING, actions=(_stage(host, grant, SWITCH, now),))
     if drain is None:
-        start = StartDrain(node=name, seq=grant.seq, policy=policy)
+        start = StartDrain(node=name, seq=grant.seq, policy=policy, spent_seconds=max(0, now - grant.at))
         return Standing(name, Stand.WORKING, reason("Draining", node=name), (start,))
     if not drain.done:
         return Standing(name, Stand.WORKING, drain.reason or reason("Draining", node=name))

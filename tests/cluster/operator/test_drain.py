@@ -15,8 +15,9 @@ from hostplane.api.nodegroup import Drain
 from hostplane.errors import ConflictError, NotFoundError
 from hostplane.kube.session import Session
 from hostplane.local.controlplane import ControlPlane
-from hostplane.operator.cordon import MARK, cordon, mark_of, restore
+from hostplane.operator.cordon import cordon, restore
 from hostplane.operator.drain import DrainPace, DrainPhase, Drains, DrainState
+from hostplane.planning.cordon import MARK, mark_of
 
 NAMESPACE = Resource(Bare, "", "v1", "Namespace", "namespaces")
 REPLICA_SET = Resource(Bare, "apps", "v1", "ReplicaSet", "replicasets", namespaced=True)

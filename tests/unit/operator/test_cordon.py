@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hostplane.api.core import Node
 from hostplane.errors import ConflictError, NotFoundError
-from hostplane.operator.cordon import MARK, Mark, cordon, cordon_patch, mark_of, restore, restore_patch
+from hostplane.operator.cordon import cordon, restore
+from hostplane.planning.cordon import MARK, Mark, cordon_patch, mark_of, restore_patch
 
 
 class Nodes:
