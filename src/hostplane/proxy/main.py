@@ -14,7 +14,7 @@ import msgspec
 
 from hostplane import __version__
 from hostplane.api.host import HOST
-from hostplane.errors import ClusterError, LocalError
+from hostplane.errors import ClusterError
 from hostplane.kube.informer import Informer
 from hostplane.kube.session import Session
 from hostplane.proxy.courier import Courier
@@ -48,7 +48,7 @@ def run(config: ProxyConfig) -> int:
     """Run until SIGTERM or SIGINT; the exit code.
 
     Raises:
-        LocalError: NodeNameMissing, KubeconfigMissing, KubeconfigInvalid.
+        LocalError: KubeconfigMissing, KubeconfigInvalid.
     """
     logging.basicConfig(level=config.log_level.upper(), format=_LOG_FORMAT)
     asyncio.run(_until_signal(config))
@@ -61,8 +61,6 @@ async def serve(config: ProxyConfig) -> None:
     Raises:
         LocalError: as `run`.
     """
-    if not config.node:
-        raise LocalError("NodeNameMissing")
     _log.info("proxy_started version=%s %r", __version__, config)
     agent_name = f"hostplane-proxy/{__version__}"
     async with await Session.open(config.kubeconfig, connections=1, user_agent=agent_name) as session:
