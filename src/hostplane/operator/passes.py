@@ -1,8 +1,9 @@
 """One pass after another while this process leads: look, plan, change the Ledger, write, report.
 
-A pass never waits for its writes. Each node has at most one chain of writes under way; while it has, the plan's wishes
-for that node are dropped, because the next pass has them again. When a chain ends, another pass follows, so a slot that
-became free is filled at once. Only the Ledger's update is waited for: nothing may begin before it was accepted.
+A pass never waits for its writes. Each node has at most one chain of writes under way; the wishes of a plan that was
+made while it had one are dropped, because the next pass has them again, from a view with those writes in it. When a
+chain ends, another pass follows, so a slot that became free is filled at once. Only the Ledger's update is waited for:
+nothing may begin before it was accepted; so it goes ahead of all writes that queue.
 
 Changes are gathered for `coalesce_seconds` while busy; the first one after a rest is acted on at once.
 """
@@ -88,6 +89,7 @@ class Passes:
         self._wake.clear()
         begun = time.perf_counter()
         now = self._clock()
+        unsettled = set(self._chains)  # also those that end while the Ledger is written: decided on what was before
         snapshot = self._world.snapshot(self._effects.drain_views(), self._effects.words(), now.timestamp())
         try:
             decided = plan(snapshot, now, self._zone, self._options)
@@ -102,7 +104,7 @@ class Passes:
         for action in (*decided.actions, *(decided.begin if accepted else ())):
             chains.setdefault(action.node, []).append(action)
         for node, actions in chains.items():
-            if node not in self._chains:
+            if node not in unsettled:
                 self._chains[node] = group.create_task(self._do(node, actions))
         self._reporter.report(decided, snapshot, now, begun=decided.begin if accepted else [])
         self._metrics.pass_seconds.observe(time.perf_counter() - begun)
@@ -136,7 +138,7 @@ class Passes:
                 "metadata": {"resourceVersion": ledger.metadata.resource_version},
                 "spec": _ledger_spec(snapshot, change),
             }
-            self._world.ledger.put(await self._session.patch(LEDGER, LEDGER_NAME, body))
+            self._world.ledger.put(await self._session.patch(LEDGER, LEDGER_NAME, body, urgent=True))
         except (ConflictError, NotFoundError) as error:
             _log.info("ledger_outdated", code=error.code)
             with contextlib.suppress(NotFoundError):
