@@ -1,1 +1,1 @@
-"""Benchmarks with a figure each; `python -m bench` (make bench) runs them all. docs/benchmarks.md says what they mean."""
+"""Benchmarks with a figure each; `python -m bench` (make bench) runs them all. docs/benchmarks.md explains them."""

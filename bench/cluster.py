@@ -1,4 +1,4 @@
-"""Where a benchmark runs: a throw-away control plane, and child processes that are measured from outside and always end.
+"""Where a benchmark runs: a throw-away control plane, and child processes, measured from outside, that always end.
 
 A child is asked by its /proc entry: peak memory is VmHWM, CPU its own user and system time, children not counted.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -79,9 +80,12 @@ class Child:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def hear(self) -> str:
-        """The next line of its standard output; RuntimeError, with the end of its log, when it ended instead."""
+    def hear(self, seconds: float = 300.0) -> str:
+        """The next line of its standard output; RuntimeError, with the end of its log, when none came."""
         assert self._process.stdout is not None  # made so below
+        answered, _, _ = select.select([self._process.stdout], [], [], seconds)
+        if not answered:
+            raise RuntimeError(f"{self._process.args!r} said nothing for {seconds} s")
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self._process.args!r} ended:\n{self.log.read_text('utf-8', 'replace')[-3000:]}")

@@ -16,7 +16,7 @@ import time
 
 from hostplane.api.kubeos import CONFIGURING, UPGRADING
 from hostplane.kube.session import Session
-from hostplane.local.kubeos_node import NAMESPACE, WRONG_VERSION, KubeOSNodes
+from hostplane.local.kubeos_node import WRONG_VERSION, KubeOSNodes
 
 __all__ = ["names"]
 
@@ -40,14 +40,14 @@ def _are_done(nodes: KubeOSNodes, version: str) -> bool:
 
 async def _await(nodes: KubeOSNodes, version: str, reboots: int) -> float:
     """The moment everybody is done; asks everybody only once enough of them rebooted, because asking costs."""
-    while sum(nodes.reboots.values()) < reboots or not _are_done(nodes, version):
+    while sum(nodes.reboots.values()) < reboots or not _are_done(nodes, version):  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_SECONDS)
     return time.monotonic()
 
 
 async def _main(options: argparse.Namespace) -> None:
     mine = names(options.nodes)
-    faults = {name: WRONG_VERSION for name in mine[:: options.wrong_every]} if options.wrong_every else {}
+    faults = dict.fromkeys(mine[:: options.wrong_every], WRONG_VERSION) if options.wrong_every else {}
     async with await Session.open(
         options.kubeconfig, _CONNECTIONS, "bench-nodes", rate=_UNLIMITED, burst=_UNLIMITED
     ) as session:
