@@ -72,7 +72,7 @@ async def serve(config: ProxyConfig) -> None:
             on_change=lambda _, host: view.see(host),
             on_failure=_note,
         )
-        reporter = Reporter(session, view)
+        reporter = Reporter(session, view, informer.put)
         courier = Courier(
             view,
             reporter.offer,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from hostplane.api.host import HOST, HostStatus
+from hostplane.api.host import HOST, Host, HostStatus
 from hostplane.errors import ClusterError
 from hostplane.kube.pace import Backoff, TokenBucket
 from hostplane.kube.session import Session
@@ -38,16 +38,20 @@ class _Draft(msgspec.Struct, frozen=True):
 
 
 class Reporter:
-    """Writes the last report it was offered; `view` gets the Host that each write answers with."""
+    """Writes the last report it was offered; `told` gets the Host that each write answers with.
+
+    Who is told must know an answer that the watch has overtaken: it would hide what somebody wrote since.
+    """
 
     def __init__(
         self,
         session: Session,
         view: HostView,
+        told: Callable[[Host], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session, self._view, self._clock = session, view, clock
+        self._session, self._view, self._told, self._clock = session, view, told, clock
         self._report: report.Report | None = None
         self._bucket = TokenBucket(_EDGES_PER_SECOND, _EDGES_AT_ONCE, clock)
         self._written_at = float("-inf")
@@ -96,7 +100,7 @@ class Reporter:
         )
         self._written_at = self._clock()
         self._settled = (draft.wanted, answer.status)
-        self._view.answered(answer)
+        self._told(answer)
         _log.info("report_written phase=%s seq=%d", draft.wanted.phase, draft.wanted.seq)
 
 

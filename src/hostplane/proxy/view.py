@@ -34,26 +34,16 @@ class Signal:
 
 
 class HostView:
-    """The Host of this node; `changed` fires with every difference, the status included.
-
-    It hears of the Host twice: from the watch, which is in order and always right in the end, and from the answers to
-    our own writes, which come out of order with it. So an answer counts only while the watch has not said more.
-    """
+    """The Host of this node; `changed` fires with every difference, the status included."""
 
     def __init__(self) -> None:
         self.host: Host | None = None
         self.changed = Signal()
 
     def see(self, new: Host | None) -> None:
-        """The watch says that the Host is `new`; None: that there is none."""
+        """The Host is `new` now; None: there is none."""
         self.host = new
         self.changed.fire()
-
-    def answered(self, new: Host) -> None:
-        """A write of ours was answered with `new`; the watch will say the same, or has said more."""
-        known = self.host
-        if known is not None and known.metadata.uid == new.metadata.uid and _version(new) > _version(known):
-            self.see(new)
 
     @property
     def wish(self) -> Wish:
@@ -69,8 +59,3 @@ class HostView:
         except TimeoutError:
             return False
         return True
-
-
-def _version(host: Host) -> int:
-    version = host.metadata.resource_version
-    return int(version) if version.isdigit() else 0

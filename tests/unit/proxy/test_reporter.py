@@ -38,9 +38,7 @@ class Shelf:
         if self.failures:
             raise self.failures.pop()
         kept = {key: value for key, value in body[1]["value"].items() if key != self.drops}
-        version = str(1000 + len(self.writes))
-        metadata = msgspec.structs.replace(self._view.host.metadata, resource_version=version)
-        return msgspec.structs.replace(self._view.host, metadata=metadata, status=msgspec.convert(kept, HostStatus))
+        return msgspec.structs.replace(self._view.host, status=msgspec.convert(kept, HostStatus))
 
     async def until(self, writes: int) -> dict[str, Any]:
         async with asyncio.timeout(5):
@@ -53,7 +51,7 @@ class Shelf:
 async def reporting(now: list[float]) -> AsyncIterator[tuple[HostView, Shelf, Reporter]]:
     view = HostView()
     shelf = Shelf(view)
-    reporter = Reporter(cast(Session, shelf), view, clock=lambda: now[0])
+    reporter = Reporter(cast(Session, shelf), view, view.see, clock=lambda: now[0])
     task = asyncio.create_task(reporter.run())
     try:
         yield view, shelf, reporter
