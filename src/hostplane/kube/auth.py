@@ -191,7 +191,9 @@ def locate(kubeconfig: str | os.PathLike[str] | None) -> tuple[Endpoint, Credent
     Raises:
         LocalError: KubeconfigInvalid or KubeconfigMissing.
     """
-    paths = [os.fspath(kubeconfig)] if kubeconfig else [p for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p]
+    paths = (
+        [os.fspath(kubeconfig)] if kubeconfig else [p for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p]
+    )
     if not paths:
         if "KUBERNETES_SERVICE_HOST" in os.environ and (_SERVICE_ACCOUNT / "token").exists():
             return _in_cluster(_SERVICE_ACCOUNT)

@@ -16,6 +16,7 @@ writes, and never swallows an exception of `on_change`: that ends `run`, and wit
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -60,7 +61,7 @@ class Informer(Generic[T]):
             on_change: called in `run` with (old, new) for every difference; None is "not there".
             on_failure: told of every failure that is being retried, for logs and metrics.
             page: objects per page of the list.
-            watch_seconds: how long the server is asked to keep one watch.
+            watch_seconds: how long the server is asked to keep one watch, at most; each time up to a fifth less.
         """
         self._session, self._resource = session, resource
         self._selection: dict[str, Any] = {
@@ -175,9 +176,9 @@ class Informer(Generic[T]):
         self._synced.set()
 
     async def _follow(self) -> None:
-        async with self._session.watch(
-            self._resource, self._version, seconds=self._watch_seconds, **self._selection
-        ) as changes:
+        # Thousands of informers begin together after an outage; they should not come back together for ever after.
+        seconds = max(1, round(self._watch_seconds * random.uniform(0.8, 1)))
+        async with self._session.watch(self._resource, self._version, seconds=seconds, **self._selection) as changes:
             self._connected = True
             async for change in changes:
                 if not change.resource_version:  # it names no place to go on from; the next one will

@@ -88,6 +88,7 @@ class Leader:
         self._clock, self._sleep = clock, sleep
         self._deadline = _NEVER
         self._version = ""
+        self._writing = asyncio.Lock()  # a release must not be overtaken by a renewal under way
         self._seen: tuple[str, float] | None = None  # the record's version, and when we first saw it
 
     @property
@@ -123,7 +124,7 @@ class Leader:
         while self.is_leader:
             await self._sleep(min(self._retry, self.remaining))
             with contextlib.suppress(ClusterError, TimeoutError):  # the deadline decides
-                async with asyncio.timeout(min(self.remaining, self._renew / 2)):
+                async with asyncio.timeout(min(self.remaining, self._renew / 2)), self._writing:
                     await self._renew_once()
         self._deadline = _NEVER
 
@@ -133,7 +134,8 @@ class Leader:
         self._deadline = _NEVER
         if held:
             with contextlib.suppress(ClusterError, TimeoutError):
-                async with asyncio.timeout(self._retry):
+                async with asyncio.timeout(self._retry), self._writing:
+                    self._deadline = _NEVER
                     await self._write({"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()})
 
     async def _try_to_take(self) -> None:
@@ -163,6 +165,8 @@ class Leader:
         return now - self._seen[1] >= seconds
 
     async def _renew_once(self) -> None:
+        if not self.is_leader:
+            return
         sent = self._clock()
         try:
             self._won(sent, await self._write({"renewTime": _now()}))

@@ -239,6 +239,32 @@ def test_a_released_lease_is_taken_at_once() -> None:
     assert world.clock.now == 0
 
 
+def test_a_release_is_not_overtaken_by_a_renewal_under_way() -> None:
+    world = World()
+    leader = world.leader("a")
+
+    async def main() -> None:
+        await leader.acquire()
+        patch, begun, go_on = world.server.patch, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            begun.set()
+            await go_on.wait()
+            return await patch(*args, **options)
+
+        world.server.patch = slow  # type: ignore[method-assign]  # the slow network of this test
+        keeping = asyncio.create_task(leader.lost())
+        await begun.wait()
+        releasing = asyncio.create_task(leader.release())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(keeping, releasing)
+
+    asyncio.run(main())
+    assert not leader.is_leader
+    assert world.server.holder == ""
+
+
 def test_the_records_own_duration_is_respected() -> None:
     world = World()
     first, second = world.leader("a", duration=40, renew=30), world.leader("b")
