@@ -7,6 +7,7 @@ a bounded time and no memory. Whether the bytes are the right ones is the caller
 The network's modules are imported only when a download begins: an agent at rest does without them.
 """
 
+import errno
 import os
 import threading
 import time
@@ -109,6 +110,8 @@ class Fetch(object):
 
     def _local(self, offset: int) -> Iterator[bytes]:
         try:
+            if not os.path.isfile(self._file_path):  # a pipe would be waited for
+                raise OSError(errno.ENOENT, "no such regular file")
             with open(self._file_path, "rb", buffering=0) as handle:
                 self._expect(os.fstat(handle.fileno()).st_size)
                 handle.seek(offset)

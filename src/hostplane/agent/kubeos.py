@@ -86,6 +86,8 @@ class KubeosSocket(object):
         digest = given["check_sum"].lower()
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise HostError("ParameterInvalid", parameter="check_sum", detail="it must be 64 hexadecimal digits")
+        if len(given["image_url"]) > 2048:
+            raise HostError("ParameterInvalid", parameter="image_url", detail="it has more than 2048 characters")
         image = Image(
             format="osTar",
             ref=given["image_url"],

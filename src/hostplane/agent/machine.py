@@ -110,7 +110,7 @@ def accept_stage(state: State, active: str, image: Image, held: bool, retry: boo
     for failure in state.failed:
         if failure.digest == image.digest and image.attempt <= failure.attempt and not retry:
             raise HostError("DigestFailedBefore", digest=image.digest, reason=failure.name)
-    return move(state, STAGING, "", now)._replace(image=image)
+    return move(state, STAGING, image.version, now)._replace(image=image)
 
 
 def begin_writing(state: State, slot: str, image: Image) -> State:
@@ -150,10 +150,9 @@ def accept_switch(
         raise HostError("OperationUnderWay", phase=state.phase)
     target = other(active)
     held = state.slot(target)
-    is_named = operation == ROLLBACK or bool(digest)  # an upgrade to whatever is there needs something prepared
-    if held.state not in ((SLOT_STAGED, SLOT_CONFIRMED) if is_named else (SLOT_STAGED,)) or (
-        digest and digest != held.digest
-    ):
+    # Without a name, an upgrade needs something prepared and a rollback something proven.
+    usable = (SLOT_CONFIRMED,) if operation == ROLLBACK else (SLOT_STAGED,)
+    if held.state not in ((SLOT_STAGED, SLOT_CONFIRMED) if digest else usable) or (digest and digest != held.digest):
         raise HostError("NotStaged", slot=target, held=held.digest or held.state, digest=digest or "any image")
     attempt = state.image.attempt if state.image is not None and state.image.digest == held.digest else 0
     begun = Operation(seq, operation, held.digest, target, trial_seconds, driver, attempt)
@@ -291,7 +290,8 @@ def _went_back(state: State, active: str, now: str) -> State:
         error = HostError("TrialInterrupted" if state.phase == TRIAL else "BootFellBack", slot=target)
         fault = fault_of(error, CLASS_HOST_FAULT, digest, now)
     is_fault = fault.reason_class == CLASS_HOST_FAULT
-    held = state.slot(target)._replace(state=SLOT_BAD if is_fault else SLOT_STAGED)
+    was = SLOT_CONFIRMED if operation is not None and operation.operation == ROLLBACK else SLOT_STAGED
+    held = state.slot(target)._replace(state=SLOT_BAD if is_fault else was)
     failed = state.failed
     if is_fault and digest:
         attempt = operation.attempt if operation is not None else 0

@@ -102,6 +102,13 @@ def test_an_upgrade_whose_checks_fail_goes_back_and_is_not_repeated(kubeos: Kube
     assert "HP-6023" in error["message"]
 
 
+def test_a_rollback_needs_a_proven_slot_and_not_a_prepared_one(kubeos: Kubeos, web: Any) -> None:
+    web.serve(kubeos.host.NEW)
+    kubeos.prepare(web.url)
+    assert "HP-6025" in kubeos.call("rollback")["error"]["message"]
+    assert kubeos.process.poll() is None
+
+
 def test_nothing_is_switched_to_that_was_not_prepared(kubeos: Kubeos) -> None:
     for method in ("upgrade", "rollback"):
         error = kubeos.call(method)["error"]

@@ -237,6 +237,7 @@ def test_a_rotten_slot_is_fetched_anew(host: Any, web: Any, agent: Any) -> None:
         ({"format": "bundle"}, "FormatUnsupported"),
         ({"ref": "ftp://example.com/x"}, "PayloadSourceRefused"),
         ({"ref": "file:///../etc/passwd"}, "PayloadSourceRefused"),
+        ({"ref": "file:///dev"}, "PayloadUnreachable"),
         ({"ca": "../../shadow"}, "CertificateRefused"),
         ({"ca": "missing.pem"}, "CertificateRefused"),
         ({"ref": "http://127.0.0.1:9/x", "plain_http": False}, "PayloadSourceRefused"),
