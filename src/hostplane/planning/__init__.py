@@ -11,5 +11,6 @@ same decisions again from what is written.
     budget.py      how many may be away         steps.py     how many may begin in a step
     actions.py     what can be done             progress.py  how far each wish is
     standing.py    where one host stands        eviction.py  which pods a drain moves
-    cordon.py      a cordon and its mark
+    cordon.py      a cordon and its mark        serial.py    KubeOS's serial mode
+    strays.py      what no wish covers any more verdict.py   why an earlier operation ended
 """

@@ -1,7 +1,7 @@
 """What a pass can ask for. Each action is safe to repeat and safe to lose: the next pass asks again.
 
-`base` is the resource version the decision was taken from; the write carries it, so a decision from a stale view is
-refused by the API server instead of being done.
+`base` is the resource version the decision was taken from, `node_base` that of the Node where another object is written
+first; the write carries it, so a decision from a stale view is refused by the API server instead of being done.
 """
 
 from __future__ import annotations
@@ -73,10 +73,13 @@ class Cordon(Action, frozen=True, kw_only=True, tag=True):
     """Make the node unschedulable, with our mark."""
 
     seq: int
+    base: str = ""
 
 
 class Uncordon(Action, frozen=True, kw_only=True, tag=True):
     """Give the node the cordon state back that we found."""
+
+    base: str = ""
 
 
 class StartDrain(Action, frozen=True, kw_only=True, tag=True):
@@ -103,12 +106,14 @@ class Assign(Action, frozen=True, kw_only=True, tag=True):
     namespace: str
     body: dict[str, Any]
     label: str
+    node_base: str = ""
 
 
 class LabelNode(Action, frozen=True, kw_only=True, tag=True):
     """Set (value "") or remove (None) labels of a node."""
 
     labels: dict[str, str | None]
+    base: str = ""
 
 
 class EndOperation(Action, frozen=True, kw_only=True, tag=True):
@@ -126,6 +131,7 @@ class Reclaim(Action, frozen=True, kw_only=True, tag=True):
     body: dict[str, Any]
     uncordon: bool
     reason: Reason
+    node_base: str = ""
 
 
 class DeleteInstance(Action, frozen=True, kw_only=True, tag=True):

@@ -1,18 +1,22 @@
 """How many nodes may be away at once. Each node is counted once, whatever the number of reasons it is away for.
 
-A node is away when it is not Ready, unschedulable or in the Ledger. One that is away already costs nothing more, so
-a fix can always reach a host that is down; one that comes up from nothing costs one.
+A node is away when it is not Ready, unschedulable or in the Ledger. One that is away already costs nothing more, so a
+fix can reach a host that is down even where the budget is used up; but it takes a place in the Ledger like any other,
+and a cap never gives out more places than it allows. Else nodes that were down for a moment, or only cordoned, would
+all be taken at once, and would then be away because of us.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
 
 from hostplane.api.core import Node
 from hostplane.api.nodegroup import TopologyCap
 from hostplane.errors import ApiError, Reason, reason
 
-__all__ = ["Budget", "Cap", "parse_count"]
+__all__ = ["Away", "Budget", "Cap", "parse_count"]
 
 
 def parse_count(value: int | str, total: int) -> int:
@@ -33,18 +37,17 @@ def parse_count(value: int | str, total: int) -> int:
 
 
 class Cap:
-    """One limit and how much of it is used."""
+    """One limit, how many nodes under it are away, and how many of those hold a place in the Ledger."""
 
-    __slots__ = ("_full", "limit", "name", "used")
+    __slots__ = ("_full", "held", "limit", "name", "used")
 
-    def __init__(self, name: str, limit: int, used: int = 0) -> None:
-        self.name, self.limit, self.used = name, limit, used
+    def __init__(self, name: str, limit: int, used: int = 0, held: int = 0) -> None:
+        self.name, self.limit, self.used, self.held = name, limit, used, held
         self._full: Reason | None = None
 
-    @property
-    def free(self) -> int:
-        """How many more may go."""
-        return max(0, self.limit - self.used)
+    def admits(self, is_away: bool) -> bool:
+        """Whether one more may go that is away already, or is not."""
+        return (self.held if is_away else self.used) < self.limit
 
     @property
     def full(self) -> Reason:
@@ -52,6 +55,23 @@ class Cap:
         if self._full is None:
             self._full = reason("BudgetFull", cap=self.name, limit=self.limit)
         return self._full
+
+
+class Away(msgspec.Struct, frozen=True):
+    """Who of one owner is away, who of those is in the Ledger, and how many count against it that it has lost."""
+
+    nodes: set[str]
+    held: set[str]
+    strays: int
+
+    @property
+    def count(self) -> int:
+        """How many are away."""
+        return len(self.nodes) + self.strays
+
+    def cap(self, owner: str, limit: int) -> Cap:
+        """The owner's own limit, as it is used now."""
+        return Cap(owner, limit, self.count, len(self.held) + self.strays)
 
 
 class Budget:
@@ -63,7 +83,8 @@ class Budget:
         cluster: Cap,
         topology: Sequence[TopologyCap] = (),
         members: Iterable[Node] = (),
-        away: Mapping[str, bool] | frozenset[str] | set[str] = frozenset(),
+        away: Collection[str] = frozenset(),
+        held: Collection[str] = frozenset(),
     ) -> None:
         self.group, self.cluster = group, cluster
         self._domains: list[tuple[str, dict[str, Cap]]] = []
@@ -71,11 +92,16 @@ class Budget:
         for cap in topology:
             sizes: dict[str, int] = {}
             used: dict[str, int] = {}
+            taken: dict[str, int] = {}
             for node in nodes:
                 value = node.metadata.labels.get(cap.key, "")
                 sizes[value] = sizes.get(value, 0) + 1
                 used[value] = used.get(value, 0) + (node.metadata.name in away)
-            domains = {v: Cap(f"{cap.key}={v}", parse_count(cap.max_unavailable, n), used[v]) for v, n in sizes.items()}
+                taken[value] = taken.get(value, 0) + (node.metadata.name in held)
+            domains = {
+                value: Cap(f"{cap.key}={value}", parse_count(cap.max_unavailable, size), used[value], taken[value])
+                for value, size in sizes.items()
+            }
             self._domains.append((cap.key, domains))
 
     def _caps(self, node: Node) -> list[Cap]:
@@ -85,16 +111,14 @@ class Budget:
         return caps
 
     def refuse(self, node: Node, is_away: bool) -> Reason | None:
-        """Why this node may not go now, or None where it may. A node that is away already may always."""
-        if is_away:
-            return None
+        """Why this node may not go now, or None where it may."""
         for cap in self._caps(node):
-            if not cap.free:
+            if not cap.admits(is_away):
                 return cap.full
         return None
 
     def take(self, node: Node, is_away: bool) -> None:
-        """Count this node as away from now on."""
-        if not is_away:
-            for cap in self._caps(node):
-                cap.used += 1
+        """Give this node a place; it is away from now on."""
+        for cap in self._caps(node):
+            cap.held += 1
+            cap.used += not is_away

@@ -6,11 +6,15 @@ with the assignment: which OS and generation, which boot it started from, which 
 schedulable. From it follow the states KubeOS does not have: failed, not tried again until the OS changes, given back.
 
     idle, no label, other version           READY     -> Assign (OSInstance, label)
+    in the Ledger, never told               WORKING   -> its number on the OSInstance, then out of the Ledger
     assigned, label missing                 WORKING   -> the label again (we died between the two writes)
     assigned, labelled                      WORKING   until the proxy has un-labelled
     rebooted, Ready, still other version    FAILED    -> EndOperation (idle; the proxy un-labels)
     deadline passed                         FAILED    likewise; a node that is down is tried again instead
     idle, labelled, for too long            WORKING   -> Reclaim (we un-label ourselves)
+
+A node leaves the Ledger only when its OSInstance carries the holder's number: whoever still means to assign it from
+an older view is refused then.
 """
 
 from __future__ import annotations
@@ -29,11 +33,14 @@ from .actions import Action, Assign, EndOperation, LabelNode, Reclaim
 from .membership import os_key
 from .snapshot import Options
 from .standing import Stand, Standing
+from .verdict import past
 
-__all__ = ["OPERATION", "Record", "Wish", "assign", "observe", "orphan", "record_of"]
+__all__ = ["OPERATION", "Record", "Wish", "assign", "observe", "orphan", "record_of", "untold"]
 
 OPERATION = "hostplane.dev/operation"
 _SWAP = {"grub.cmdline.current": "grub.cmdline.next", "grub.cmdline.next": "grub.cmdline.current"}
+_TRIED_AGAIN = ("NodeDown", "UpgradeFirst")
+"""What is not the fault of the operation: once it has passed, the node is tried again by itself."""
 _LABEL_GRACE = 60
 _EVENT_GRACE = 5
 
@@ -114,7 +121,7 @@ def observe(
         )
     busy = instance.spec.nodestatus not in ("idle", "")
     if not busy and not labelled:
-        return _at_rest(wish, node, instance, holder)
+        return _at_rest(wish, node, instance, holder, options)
     record = record_of(instance)
     joins = None if holder else record.seq
     owner = instance.spec.namespacedname
@@ -122,43 +129,70 @@ def observe(
         why = reason("OwnedByOther", node=name, other=f"{owner.namespace}/{owner.name}")
         return Standing(name, Stand.WAITING, why, joins=joins)
     if not busy:
-        return _ending(node, instance, record, holder, now, options)
+        return _ending(wish, node, instance, record, holder, now, options)
     return _working(wish, node, instance, record, holder, now, options)
 
 
-def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None) -> Standing:
-    name = node.metadata.name
-    if holder is None and not wish.configures and node.status.node_info.os_image == wish.version:
+def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None, options: Options) -> Standing:
+    name, have = node.metadata.name, node.status.node_info.os_image
+    spec, status = instance.spec.sysconfigs, instance.status.sysconfigs
+    applied = spec == status or _version(spec) == _version(status)
+    if holder is None and applied and not wish.configures and have == wish.version:
         return Standing(name, Stand.DONE)  # the common case by far, before anything is parsed
     record = record_of(instance)
-    leaves = holder is not None and record.seq == holder.seq
-    tried = wish.tried(record) and record.why != "NodeDown"
+    if holder is not None and record.seq != holder.seq:
+        return untold(instance, holder)
+    leaves = holder is not None
+    tried = wish.tried(record)
+    if wish.configures and have != wish.version and (wish.needs_work(node, instance) or (tried and not applied)):
+        why = reason("UpgradeFirst", node=name, have=have, want=wish.version)
+        return Standing(name, Stand.BLOCKED, why, leaves=leaves)
     if not wish.needs_work(node, instance):
-        if wish.configures and tried and _version(instance.status.sysconfigs) != wish.settings_version:
-            why = reason(record.why or "SettingsNotApplied", node=name, version=wish.settings_version)
-            return Standing(name, Stand.FAILED, why, leaves=holder is not None)
-        return Standing(name, Stand.DONE, leaves=holder is not None)
-    if wish.configures and node.status.node_info.os_image != wish.version:
-        why = reason("UpgradeFirst", node=name, have=node.status.node_info.os_image, want=wish.version)
-        return Standing(name, Stand.BLOCKED, why, leaves=holder is not None)
-    if tried and (holder is None or leaves):
-        why = reason(
-            record.why or "WrongVersion", node=name, have=node.status.node_info.os_image, want=wish.version, version=""
-        )
+        if applied or not tried or not (wish.configures or record.why):
+            return Standing(name, Stand.DONE, leaves=leaves)
+        if wish.configures and record.why in _TRIED_AGAIN:
+            return Standing(name, Stand.READY, leaves=leaves)
+        why = _why(record.why or "SettingsNotApplied", node, wish, options)
         return Standing(name, Stand.FAILED, why, leaves=leaves)
-    if holder is None or leaves:
-        return Standing(name, Stand.READY, leaves=leaves)
-    # In the Ledger and never told: the write that should have followed was lost.
-    return Standing(name, Stand.WORKING, actions=(assign(wish, node, instance, holder.seq, holder.since),))
+    if tried and record.why not in _TRIED_AGAIN:
+        why = _why(record.why or "WrongVersion", node, wish, options)
+        return Standing(name, Stand.FAILED, why, leaves=leaves)
+    return Standing(name, Stand.READY, leaves=leaves)
+
+
+def untold(instance: OSInstance, holder: Holder) -> Standing:
+    """In the Ledger and never told, because the write that should have followed was lost: give the leave back first.
+
+    Nothing but the number is written, so that what is known of the last operation stays known.
+    """
+    name = instance.metadata.name
+    why = reason("LeaveUntold", node=name)
+    record = msgspec.structs.replace(record_of(instance), seq=holder.seq)
+    body = _body(instance, {"nodestatus": "idle"}, record)
+    action = EndOperation(node=name, namespace=instance.metadata.namespace, body=body, reason=why)
+    return Standing(name, Stand.WORKING, why, (action,))
+
+
+def _why(name: str, node: Node, wish: Wish, options: Options) -> Reason:
+    """The reason that a record names, with what its text needs."""
+    return past(
+        name,
+        node.metadata.name,
+        have=node.status.node_info.os_image,
+        want=wish.version,
+        seconds=options.config_deadline if wish.configures else options.kubeos_deadline,
+    )
 
 
 def _ending(
-    node: Node, instance: OSInstance, record: Record, holder: Holder | None, now: int, options: Options
+    wish: Wish, node: Node, instance: OSInstance, record: Record, holder: Holder | None, now: int, options: Options
 ) -> Standing:
     """Idle but labelled: KubeOS's proxy is about to un-label. If it never does, we do it ourselves."""
     name = node.metadata.name
     since = record.ended or record.at
-    why = reason(record.why or "EndingOperation", node=name, have=node.status.node_info.os_image, want="", version="")
+    if holder is not None and holder.seq != record.seq:
+        since = max(since, holder.since)  # the record is of an earlier operation, or there is none
+    why = _why(record.why or "EndingOperation", node, wish, options)
     if not node.ready:
         return Standing(name, Stand.FAILED, why, leaves=holder is not None)  # it counts as down from here on
     actions: tuple[Action, ...] = ()
@@ -173,6 +207,7 @@ def _working(
     name = node.metadata.name
     have = node.status.node_info.os_image
     joins = None if holder else record.seq
+    doing = reason("Operating", node=name)
     at_version = have == wish.version
     if wish.configures and not at_version:
         # KubeOS's proxy answers "upgrade first" for ever and never gives the node back.
@@ -186,22 +221,21 @@ def _working(
     begun = record.at if ours and record.at else (holder.since if holder else now)
     deadline = options.config_deadline if wish.configures else options.kubeos_deadline
     if now - begun > deadline:
-        name_of_why = "NodeDown" if not node.ready else "OperationDeadline"
-        why = reason(
-            name_of_why, node=name, seconds=deadline, have=have, want=wish.version, version=wish.settings_version
-        )
+        why = _why("OperationDeadline" if node.ready else "NodeDown", node, wish, options)
         return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
     labels = node.metadata.labels
     if wish.label not in labels and UPGRADING not in labels and CONFIGURING not in labels:
         finished = _version(instance.status.sysconfigs) == wish.settings_version if wish.configures else at_version
         if not finished:
             # We died between the two writes, or the label's event is late: only the former lasts.
-            again: tuple[Action, ...] = (LabelNode(node=name, labels={wish.label: ""}),)
-            return Standing(name, Stand.WORKING, actions=again if now - begun >= _EVENT_GRACE else (), joins=joins)
-        if now - begun > _LABEL_GRACE:  # done, but nobody wrote idle
+            again: tuple[Action, ...] = (
+                LabelNode(node=name, labels={wish.label: ""}, base=node.metadata.resource_version),
+            )
+            return Standing(name, Stand.WORKING, doing, again if now - begun >= _EVENT_GRACE else (), joins=joins)
+        if now - begun > _LABEL_GRACE:  # done, but the proxy died before it had uncordoned and written idle
             why = reason("EndingOperation", node=name)
-            return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
-    return Standing(name, Stand.WORKING, joins=joins)
+            return Standing(name, Stand.WORKING, why, (_reclaim(node, instance, record, now, why),), joins=joins)
+    return Standing(name, Stand.WORKING, doing, joins=joins)
 
 
 def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> Assign:
@@ -231,6 +265,7 @@ def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> 
         namespace=instance.metadata.namespace,
         body=_body(instance, spec, record),
         label=wish.label,
+        node_base=node.metadata.resource_version,
     )
 
 
@@ -255,7 +290,7 @@ def orphan(node: Node | None, instance: OSInstance, now: int) -> Reclaim | None:
 
 
 def _reclaim(node: Node | None, instance: OSInstance, record: Record, now: int, why: Reason) -> Reclaim:
-    ended = msgspec.structs.replace(record, ended=now, why=record.why or why.name)
+    ended = msgspec.structs.replace(record, ended=now, why=record.why or _verdict(why))
     spec = {"nodestatus": "idle", "namespacedname": None}
     return Reclaim(
         node=instance.metadata.name,
@@ -263,17 +298,23 @@ def _reclaim(node: Node | None, instance: OSInstance, record: Record, now: int, 
         body=_body(instance, spec, ended),
         uncordon=record.schedulable and node is not None and node.spec.unschedulable,
         reason=why,
+        node_base=node.metadata.resource_version if node is not None else "",
     )
 
 
 def _end(node: Node, instance: OSInstance, record: Record, now: int, why: Reason) -> EndOperation:
-    ended = msgspec.structs.replace(record, ended=now, why="" if why.name == "EndingOperation" else why.name)
+    ended = msgspec.structs.replace(record, ended=now, why=_verdict(why))
     return EndOperation(
         node=node.metadata.name,
         namespace=instance.metadata.namespace,
         body=_body(instance, {"nodestatus": "idle"}, ended),
         reason=why,
     )
+
+
+def _verdict(why: Reason) -> str:
+    """What is remembered of an end; that the operation succeeded needs no words."""
+    return "" if why.name == "EndingOperation" else why.name
 
 
 def _body(instance: OSInstance, spec: dict[str, Any], record: Record) -> dict[str, Any]:

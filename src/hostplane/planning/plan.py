@@ -7,7 +7,8 @@ are about hosts that are in the Ledger already, or take nothing from the budget.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime, tzinfo
 
 import msgspec
@@ -20,12 +21,14 @@ from hostplane.api.rollout import Rollout
 from hostplane.errors import ApiError, Reason, reason
 
 from . import kubeos, native
-from .actions import Action, DeleteHost, DeleteInstance, LabelNode, LedgerChange, NudgeOS
-from .budget import Budget, Cap, parse_count
+from .actions import Action, LedgerChange, NudgeOS
+from .budget import Away, Budget, Cap, parse_count
 from .membership import Membership, membership
-from .snapshot import NEVER, Options, Snapshot
+from .serial import serial
+from .snapshot import Options, Snapshot
 from .standing import Stand, Standing
 from .steps import step_of
+from .strays import GROUP, OS, drivers, gone, orphans, strays
 from .target import target_of
 from .windows import is_open, kubeos_is_open
 from .wishes import GroupWish, Wishes, wishes
@@ -33,7 +36,6 @@ from .wishes import GroupWish, Wishes, wishes
 __all__ = ["OwnerPlan", "Plan", "RolloutPlan", "plan"]
 
 _HOLDER_BYTES = 64
-_INSTANCE_GRACE = 10
 
 
 class OwnerPlan(msgspec.Struct, kw_only=True):
@@ -94,6 +96,7 @@ class _Pass:
         self.members = membership(snapshot.nodes, snapshot.groups, snapshot.oses)
         self.wishes = wishes(snapshot.groups, snapshot.rollouts)
         self.holders = snapshot.ledger.spec.holders
+        self.ours, self.theirs = drivers(snapshot)
         self.actions: list[Action] = []
         self.begin: list[Action] = []
         self.add: dict[str, tuple[int, str]] = {}
@@ -107,14 +110,17 @@ class _Pass:
 
     def run(self) -> Plan:
         standings = {owner: self._observe(owner, nodes) for owner, nodes in self.members.members.items()}
-        self._strays()
+        elsewhere = self._strays(standings)
         self.staging_room -= sum(s.staging for found in standings.values() for s in found)
         self._sum_rollouts(standings)
         away = {owner: {s.node for s in found if self._is_away(s)} for owner, found in standings.items()}
-        total = sum(len(found) for found in standings.values())
-        cluster = self._cluster_cap(total, sum(len(names) for names in away.values()))
+        held = {owner: {s.node for s in found if self._is_held(s)} for owner, found in standings.items()}
+        total, strayed = sum(len(found) for found in standings.values()), sum(elsewhere.values())
+        cluster = self._cluster_cap(
+            total, sum(map(len, away.values())) + strayed, sum(map(len, held.values())) + strayed
+        )
         for owner, found in standings.items():
-            self._decide(owner, found, away[owner], cluster)
+            self._decide(owner, found, Away(away[owner], held[owner], elsewhere[owner]), cluster)
         self._say_conflicts()
         self._forget_gone()
         return Plan(
@@ -132,6 +138,8 @@ class _Pass:
     def _next_seq(self) -> int:
         """Above every number that any host has ever reported or been told, also after a restore of etcd."""
         top = self.snap.ledger.spec.next_seq - 1
+        if not top:  # a new Ledger: OSInstances may remember an old one's numbers
+            top = max((kubeos.record_of(instance).seq for instance in self.snap.instances.values()), default=0)
         for host in self.snap.hosts.values():
             grant = host.spec.grant
             top = max(top, host.status.seq, grant.seq if grant else 0)
@@ -146,13 +154,23 @@ class _Pass:
 
     def _observe(self, owner: str, names: Iterable[str]) -> list[Standing]:
         snap = self.snap
-        nodes, holders = snap.nodes, self.holders
-        if owner.startswith("os/"):
+        nodes = snap.nodes
+        if owner.startswith(OS):
             wish = kubeos.Wish(snap.oses[owner[3:]])
             observe, instances, seconds, options = kubeos.observe, snap.instances, self.seconds, self.options
-            return [observe(wish, nodes[n], instances.get(n), holders.get(n), seconds, options) for n in names]
-        group = self.wishes.groups[owner[6:]]
-        return [self._observe_native(group, name) for name in names]
+            mine, foreign = self.theirs, self.ours
+            found = [observe(wish, nodes[n], instances.get(n), mine.get(n), seconds, options) for n in names]
+        else:
+            group, foreign = self.wishes.groups[owner[6:]], self.theirs
+            found = [self._observe_native(group, name) for name in names]
+        if foreign:
+            found = [self._elsewhere(s) if s.node in foreign else s for s in found]
+        return found
+
+    def _elsewhere(self, standing: Standing) -> Standing:
+        """A node that the other driver still works on: it has to wait, and strays.py sees to it."""
+        owner = self.snap.ledger.spec.groups[self.holders[standing.node].group]
+        return Standing(standing.node, Stand.WAITING, reason("OwnedByOther", node=standing.node, other=owner))
 
     def _observe_native(self, wish: GroupWish | None, name: str) -> Standing:
         snap = self.snap
@@ -161,7 +179,7 @@ class _Pass:
             self._image(wish),
             snap.nodes[name],
             snap.hosts.get(name),
-            self.holders.get(name),
+            self.ours.get(name),
             native.Seen(drain=snap.drains.get(name), word=snap.words.get(name)),
             self.seconds,
             self.options,
@@ -172,68 +190,53 @@ class _Pass:
             return None
         return self.snap.images.get(wish.image.spec.image_for(wish.name))
 
-    def _strays(self) -> None:
-        """Nodes and hosts that no wish covers any more, but that we once took: see them to their end."""
-        snap = self.snap
-        covered = {name for names in self.members.members.values() for name in names}
-        for name in self.holders:
-            node = snap.nodes.get(name)
-            if node is None or name in covered:
-                continue
-            if name in snap.hosts:
-                standing = self._observe_native(None, name) if NEVER not in node.metadata.labels else None
-                if standing is not None:
-                    self.actions += standing.actions
-                    if standing.leaves:
-                        self.remove.add(name)
-            elif not self._kubeos_busy(name) or NEVER in node.metadata.labels:
-                self.remove.add(name)
-        for name, instance in snap.instances.items():
-            owner = instance.spec.namespacedname
-            if owner is None or f"{owner.namespace}/{owner.name}" in snap.oses:
-                continue
-            node = snap.nodes.get(name)
-            if node is not None and NEVER in node.metadata.labels:
-                continue
-            back = kubeos.orphan(node, instance, self.seconds)
-            if back is not None:
-                self.actions.append(back)
-
-    def _kubeos_busy(self, name: str) -> bool:
-        instance, node = self.snap.instances.get(name), self.snap.nodes[name]
-        labelled = UPGRADING in node.metadata.labels or CONFIGURING in node.metadata.labels
-        return labelled or (instance is not None and instance.spec.nodestatus not in ("idle", ""))
+    def _strays(self, standings: Mapping[str, list[Standing]]) -> Counter[str]:
+        """Carry on what no wish covers; how many of those count against which owner."""
+        in_groups = {s.node for owner, found in standings.items() if owner.startswith(GROUP) for s in found}
+        in_oses = {s.node: owner[3:] for owner, found in standings.items() if owner.startswith(OS) for s in found}
+        for owner, standing in strays(self.snap, in_groups, in_oses, self.seconds, self.options):
+            self._carry_on(owner, standing)
+        self.actions += orphans(self.snap, in_oses, self.seconds)
+        groups, found = self.snap.ledger.spec.groups, Counter[str]()
+        for name, holder in self.holders.items():
+            if name not in in_groups and name not in in_oses and name not in self.remove:
+                found[groups[holder.group] if holder.group < len(groups) else ""] += 1
+        found.update(owner for name, (_, owner) in self.add.items() if name not in in_groups and name not in in_oses)
+        return found
 
     # --- who may begin ----------------------------------------------------------------------------------------------
 
     def _is_away(self, standing: Standing) -> bool:
         """Each node counts once, whatever the number of reasons."""
-        name = standing.node
-        if name in self.holders:
-            return not standing.leaves
-        if standing.joins is not None:
+        if self._is_held(standing):
             return True
-        node = self.snap.nodes[name]
+        node = self.snap.nodes[standing.node]
         if node.spec.unschedulable or not node.ready:
             return True
         labels = node.metadata.labels
         return UPGRADING in labels or CONFIGURING in labels
 
-    def _cluster_cap(self, total: int, away: int) -> Cap:
+    def _is_held(self, standing: Standing) -> bool:
+        """It has a place in the Ledger and keeps it, or gets one whatever the budget says."""
+        if standing.node in self.holders:
+            return not standing.leaves
+        return standing.joins is not None
+
+    def _cluster_cap(self, total: int, away: int, held: int) -> Cap:
         try:
             limit = parse_count(self.options.cluster_max_unavailable, total)
         except ApiError:
             limit = 1
-        return Cap("cluster", limit, away)
+        return Cap("cluster", limit, away, held)
 
-    def _decide(self, owner: str, found: list[Standing], away: set[str], cluster: Cap) -> None:
+    def _decide(self, owner: str, found: list[Standing], away: Away, cluster: Cap) -> None:
         mine = OwnerPlan(owner=owner, standings=found)
         self.owners[owner] = mine
         for standing in found:
             self._carry_on(owner, standing)
-        mine.away = len(away)
+        mine.away = away.count
         try:
-            if owner.startswith("os/"):
+            if owner.startswith(OS):
                 self._begin_os(mine, away, cluster)
             else:
                 self._begin_group(mine, away, cluster)
@@ -242,7 +245,7 @@ class _Pass:
         if mine.hold is not None:
             for standing in found:
                 if standing.stand is Stand.READY:
-                    self.reasons.setdefault(standing.node, mine.hold)
+                    self.reasons[standing.node] = mine.hold
 
     def _carry_on(self, owner: str, standing: Standing) -> None:
         name = standing.node
@@ -256,7 +259,7 @@ class _Pass:
         if standing.stand in (Stand.WAITING, Stand.WORKING):
             self.restless = True
 
-    def _begin_os(self, mine: OwnerPlan, away: set[str], cluster: Cap) -> None:
+    def _begin_os(self, mine: OwnerPlan, away: Away, cluster: Cap) -> None:
         os = self.snap.oses[mine.owner[3:]]
         if os.spec.maxunavailable < 1:
             raise ApiError("CountTooSmall", value=os.spec.maxunavailable)
@@ -268,13 +271,18 @@ class _Pass:
         elif failed >= os.spec.maxunavailable:
             mine.hold = reason("TooManyFailed", owner=mine.owner, failed=failed, limit=os.spec.maxunavailable)
         if os.spec.executionmode == "serial":
-            ready = self._serial(mine, ready)
+            batch = [s.node for s in mine.standings if SERIAL in self.snap.nodes[s.node].metadata.labels]
+            waiting = ready
+            ready, labels = serial(mine.standings, batch, mine.limit, mine.hold is not None)
+            self.actions += labels
+            turn = reason("SerialTurn", owner=mine.owner)
+            self.reasons.update((s.node, turn) for s in waiting)
         if mine.hold is not None or not ready:
             return
-        budget = Budget(Cap(mine.owner, mine.limit, mine.away), cluster)
+        budget = Budget(away.cap(mine.owner, mine.limit), cluster)
         wish = kubeos.Wish(os)
         switched = False
-        for node in self._within(budget, ready, away, mine.owner):
+        for node in self._within(budget, ready, away.nodes, mine.owner):
             name = node.metadata.name
             instance = self.snap.instances[name]
             seq = self._join(name, mine.owner)
@@ -284,25 +292,6 @@ class _Pass:
         if switched:
             # KubeOS's proxies stop looking at an OS that did not own their node, until that OS changes.
             self.begin.append(NudgeOS(node=wish.key, token=str(self.next_seq)))
-
-    def _serial(self, mine: OwnerPlan, ready: list[Standing]) -> list[Standing]:
-        """KubeOS's serial mode: a labelled batch of at most maxunavailable nodes, worked on one after the other."""
-        nodes = self.snap.nodes
-        batch = [s.node for s in mine.standings if SERIAL in nodes[s.node].metadata.labels]
-        if any(s.stand is Stand.WORKING for s in mine.standings):
-            return []
-        if not ready or mine.hold is not None:
-            if not ready:
-                self.actions += [LabelNode(node=n, labels={SERIAL: None}) for n in batch]
-            return []
-        wanting = [s for s in ready if s.node in batch]
-        if not wanting:
-            self.actions += [LabelNode(node=n, labels={SERIAL: None}) for n in batch]
-            batch = []
-        room = mine.limit - len(batch)
-        fresh = [s for s in ready if s.node not in batch][: max(0, room)]
-        self.actions += [LabelNode(node=s.node, labels={SERIAL: ""}) for s in fresh]
-        return (wanting or fresh)[:1]
 
     def _sum_rollouts(self, standings: dict[str, list[Standing]]) -> None:
         """Failures and steps are counted over a whole Rollout, not group by group."""
@@ -325,7 +314,7 @@ class _Pass:
                 mine.hold = reason("TooManyFailed", owner=name, failed=failed, limit=threshold)
             self.restless = self.restless or bool(spec.steps)
 
-    def _begin_group(self, mine: OwnerPlan, away: set[str], cluster: Cap) -> None:
+    def _begin_group(self, mine: OwnerPlan, away: Away, cluster: Cap) -> None:
         wish = self.wishes.groups[mine.owner[6:]]
         spec = wish.group.spec
         mine.limit = parse_count(spec.max_unavailable, len(mine.standings))
@@ -340,16 +329,18 @@ class _Pass:
             return
         ready = sorted((s for s in mine.standings if s.stand is Stand.READY), key=lambda s: s.node)
         if whole is not None and ready:
+            holds = reason("StepHolds", rollout=whole.rollout.metadata.name, step=whole.step + 1)
             if whole.room <= 0:
-                mine.hold = reason("StepHolds", rollout=whole.rollout.metadata.name, step=whole.step + 1)
+                mine.hold = holds
                 return
+            self.reasons.update((s.node, holds) for s in ready[whole.room :])
             ready = ready[: whole.room]
         if not ready:
             return
         nodes = self.snap.nodes
         members = [nodes[s.node] for s in mine.standings] if spec.topology else ()
-        budget = Budget(Cap(mine.owner, mine.limit, mine.away), cluster, spec.topology, members, away)
-        for node in self._within(budget, ready, away, mine.owner):
+        budget = Budget(away.cap(mine.owner, mine.limit), cluster, spec.topology, members, away.nodes, away.held)
+        for node in self._within(budget, ready, away.nodes, mine.owner):
             name = node.metadata.name
             host = self.snap.hosts[name]
             target = target_of(wish, self._image(wish), node, host, self.seconds)
@@ -376,6 +367,7 @@ class _Pass:
                 continue
             budget.take(node, is_away)
             room -= 1
+            self.reasons.pop(standing.node, None)
             yield node
 
     def _ledger_room(self) -> int:
@@ -400,18 +392,6 @@ class _Pass:
             mine.conflicts = tuple(reason("OverlapWith", other=o, node=n) for o, n in sorted(others.items()))
 
     def _forget_gone(self) -> None:
-        """Objects of nodes that were deleted: their place in the Ledger, their Host, their OSInstance."""
-        for name, since in self.snap.gone.items():
-            if name in self.snap.nodes:
-                continue
-            age = self.now.timestamp() - since
-            if name in self.holders and age >= self.options.gone_grace:
-                self.remove.add(name)
-            if age < _INSTANCE_GRACE:
-                continue
-            instance, host = self.snap.instances.get(name), self.snap.hosts.get(name)
-            if instance is not None:
-                meta = instance.metadata
-                self.actions.append(DeleteInstance(node=name, namespace=meta.namespace, name=meta.name, uid=meta.uid))
-            if host is not None:
-                self.actions.append(DeleteHost(node=name, uid=host.metadata.uid))
+        left, found = gone(self.snap, self.now.timestamp(), self.options)
+        self.remove |= left
+        self.actions += found

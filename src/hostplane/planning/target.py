@@ -20,6 +20,7 @@ from hostplane.errors import Reason, reason
 
 from .actions import SetImage
 from .standing import Stand, Standing
+from .verdict import past
 from .wishes import GroupWish
 
 __all__ = ["BACK_OFF", "Target", "target_of"]
@@ -85,7 +86,7 @@ def _upgrade_standing(rollout: Rollout, image: OSImage, wanted: ImageRef, name: 
     status = host.status
     failed = next((f for f in status.failed_digests if f.digest == wanted.digest and f.attempt >= wanted.attempt), None)
     if failed is not None:
-        return Standing(name, Stand.FAILED, reason(failed.name or "HostReturned", node=name))
+        return Standing(name, Stand.FAILED, _told(failed.name or "HostReturned", host, wanted.digest))
     came_to_nothing = _ended_badly(rollout, host, name, wanted.digest, now)
     if came_to_nothing is not None:
         return came_to_nothing
@@ -100,7 +101,7 @@ def _upgrade_standing(rollout: Rollout, image: OSImage, wanted: ImageRef, name: 
         return Standing(name, Stand.READY, staged=True)
     error = status.last_error
     if status.phase == Phase.FAILED and error is not None and error.digest == wanted.digest:
-        return Standing(name, Stand.FAILED, reason(error.name, node=name))
+        return Standing(name, Stand.FAILED, _told(error.name or "HostReturned", host, wanted.digest))
     return Standing(name, Stand.WAITING, reason("Staging", node=name), staging=True)
 
 
@@ -161,10 +162,17 @@ def _ended_badly(rollout: Rollout, host: Host, name: str, digest: str, now: int)
         return None
     if digest and grant.digest != digest:
         return None
-    why: Reason = reason(grant.why, node=name)
+    why = _told(grant.why, host, grant.digest)
     if grant.verdict == "HostFault":
         return None if _retried_since(rollout, name, grant.rollout) else Standing(name, Stand.FAILED, why)
     return Standing(name, Stand.WAITING, why) if now - grant.at < BACK_OFF else None
+
+
+def _told(name: str, host: Host, digest: str) -> Reason:
+    """The reason `name` of a former operation, in the agent's own words where it still has them."""
+    error = host.status.last_error
+    is_it = error is not None and error.name == name and error.digest == digest
+    return past(name, host.metadata.name, error.message if error is not None and is_it else "")
 
 
 def _attempt(rollout: Rollout, host: Host, name: str, digest: str) -> int:
