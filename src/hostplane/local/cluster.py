@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from hostplane.api import crds
 from hostplane.errors import LocalError
-from hostplane.local import processes, state
+from hostplane.kube.session import Session
+from hostplane.local import credentials, processes, state
 from hostplane.local.apiserver import ApiServer
 from hostplane.local.binaries import Say, tell
-from hostplane.local.controlplane import ControlPlane
+from hostplane.local.controlplane import ControlPlane, free_port
 
 __all__ = ["ProcessStatus", "Status", "down", "status", "up"]
 
-_HOSTS_SECONDS = 120.0
+_READY_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 4.0
 
@@ -61,12 +65,13 @@ def up(
     plane = ControlPlane(directory, port, controller_manager=controller_manager, say=say)
     plane.start()
     try:
-        plane.install_crds(text for _, text in sorted(crds.render().items()))
+        plane.apply(text for _, text in sorted(crds.render().items()))
+        plane.apply(_deploy("rbac") + _deploy("admission"))
         state.save(plane.directory, msgspec.structs.replace(state.load(plane.directory), hosts=hosts))
         if hosts:
             _spawn(plane, "machines", ["local", "machines", "--dir", str(plane.directory), "--hosts", str(hosts)])
         if operator:
-            _spawn(plane, "operator", ["operator", "--kubeconfig", str(plane.kubeconfig)])
+            _spawn_operator(plane)
         _await_hosts(plane, hosts)
     except BaseException:
         down(directory)
@@ -114,6 +119,15 @@ def status(directory: Path) -> Status:
     )
 
 
+def _deploy(folder: str) -> list[str]:
+    """The manifests of deploy/`folder`, from the installed package or else from the checkout; namespaces first."""
+    for root in (Path(__file__).parents[1] / "deploy", Path(__file__).parents[3] / "deploy"):
+        if (root / folder).is_dir():
+            files = sorted((root / folder).glob("*.yaml"), key=lambda file: (file.stem != "namespace", file.name))
+            return [file.read_text("utf-8") for file in files]
+    raise LocalError("ManifestsMissing", folder=folder)
+
+
 def _spawn(plane: ControlPlane, name: str, arguments: list[str]) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     log = plane.directory / "logs" / f"{name}.log"
@@ -121,18 +135,46 @@ def _spawn(plane: ControlPlane, name: str, arguments: list[str]) -> None:
     state.remember(plane.directory, processes.spawn(name, command, log, environment))
 
 
+def _spawn_operator(plane: ControlPlane) -> None:
+    """Starts the operator under its own account, and waits until it is ready to decide."""
+    own = plane.directory / "operator.kubeconfig"
+    asyncio.run(_write_operator_kubeconfig(plane, own))
+    port = free_port()
+    _spawn(plane, "operator", ["operator", "--kubeconfig", str(own), "--health-port", str(port)])
+    _await(plane, lambda: _answers(f"http://127.0.0.1:{port}/readyz"), "OperatorNotReady")
+
+
+async def _write_operator_kubeconfig(plane: ControlPlane, path: Path) -> None:
+    async with await Session.open(str(plane.kubeconfig), connections=1, user_agent="hostplane-local") as session:
+        await credentials.operator_kubeconfig(session, plane.ca, path)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 def _await_hosts(plane: ControlPlane, hosts: int) -> None:
-    deadline = time.monotonic() + _HOSTS_SECONDS
-    while True:
-        known = state.load(plane.directory).processes
+    def are_ready() -> bool:
+        return sum(_is_ready(node) for node in plane.api.request("GET", "/api/v1/nodes")["items"]) >= hosts
+
+    if hosts:
+        _await(plane, are_ready, "HostsNotReady", hosts=hosts)
+
+
+def _await(plane: ControlPlane, holds: Callable[[], bool], error: str, **params: object) -> None:
+    """Waits until `holds()`; a process that ends meanwhile is an error at once."""
+    deadline = time.monotonic() + _READY_SECONDS
+    known = state.load(plane.directory).processes
+    while not holds():
         dead = processes.ended(known)
         if dead:
             raise LocalError("ProgramEnded", program=dead.name, tail=processes.last_lines(dead), log=dead.log)
-        nodes = plane.api.request("GET", "/api/v1/nodes")["items"] if hosts else []
-        if sum(_is_ready(node) for node in nodes) >= hosts:
-            return
         if time.monotonic() > deadline:
-            raise LocalError("HostsNotReady", hosts=hosts, seconds=_HOSTS_SECONDS, log=known[-1].log)
+            raise LocalError(error, seconds=_READY_SECONDS, log=known[-1].log, **params)
         processes.wait(known[-1], _POLL_SECONDS)
 
 

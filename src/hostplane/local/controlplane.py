@@ -25,12 +25,24 @@ from hostplane.errors import LocalError, NotFoundError, ThrottledError
 from hostplane.local import processes, state
 from hostplane.local.apiserver import ApiServer
 from hostplane.local.binaries import Say, locate, tell
+from hostplane.local.kubeconfig import write_kubeconfig, write_private
 
-__all__ = ["ControlPlane"]
+__all__ = ["ControlPlane", "free_port"]
 
 _SOCKET_PATH_MAX = 107
 _READY_SECONDS = 90.0
 _POLL_SECONDS = 0.1
+_PATHS = {
+    "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+    "Namespace": ("/api/v1", "namespaces"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+    "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies"),
+    "ValidatingAdmissionPolicyBinding": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings"),
+}
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _CONTROLLERS = (  # what budgets, garbage collection and DaemonSets need; none that would touch a Node
     "disruption-controller",
@@ -43,19 +55,6 @@ _CONTROLLERS = (  # what budgets, garbage collection and DaemonSets need; none t
     "replicaset-controller",
     "job-controller",
 )
-_KUBECONFIG = """apiVersion: v1
-kind: Config
-current-context: hostplane
-clusters:
-- name: hostplane
-  cluster: {{server: "{url}", certificate-authority: "{ca}"}}
-users:
-- name: {user}
-  user: {{token: "{token}"}}
-contexts:
-- name: hostplane
-  context: {{cluster: hostplane, user: {user}}}
-"""
 
 
 class ControlPlane:
@@ -159,18 +158,25 @@ class ControlPlane:
             raise LocalError("KubectlFailed", command=" ".join(arguments), error=answer.stderr.strip()[-2000:])
         return answer.stdout
 
-    def install_crds(self, texts: Iterable[str], seconds: float = 30.0) -> None:
-        """Applies CustomResourceDefinitions given as YAML and waits until the server serves all it has.
+    def apply(self, texts: Iterable[str], seconds: float = 30.0) -> None:
+        """Applies manifests given as YAML, server-side, and waits until every kind among them is served.
+
+        Only the kinds of `deploy/` are known; anything else is kubectl's business.
 
         Raises:
-            LocalError: they were not served within `seconds`.
+            LocalError: a kind is not served within `seconds`.
         """
         for text in texts:
             for body in yaml.safe_load_all(text):
                 if body:
-                    path = f"{_CRDS}/{body['metadata']['name']}?fieldManager=hostplane&force=true"
+                    root, plural = _PATHS[body["kind"]]
+                    namespace = body["metadata"].get("namespace")
+                    collection = f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+                    path = f"{collection}/{body['metadata']['name']}?fieldManager=hostplane&force=true"
                     self.api.request("PATCH", path, body, kind="apply-patch+yaml")
         self.await_crds(seconds)
+
+    install_crds = apply
 
     def await_crds(self, seconds: float = 30.0) -> None:
         """Waits until the server serves every CustomResourceDefinition it has, also after a restart.
@@ -225,7 +231,7 @@ class ControlPlane:
         pki.mkdir(mode=0o700, exist_ok=True)
         (self.directory / "logs").mkdir(mode=0o700, exist_ok=True)
         if not self.token_file.exists():
-            _write_private(self.token_file, f'{secrets.token_urlsafe(32)},admin,admin,"system:masters"\n')
+            write_private(self.token_file, f'{secrets.token_urlsafe(32)},admin,admin,"system:masters"\n')
         key = pki / "service-account.key"
         if not key.exists():
             openssl = shutil.which("openssl")
@@ -240,11 +246,10 @@ class ControlPlane:
             )
             if made.returncode != 0:
                 raise LocalError("ProgramEnded", program="openssl", tail=made.stderr.strip()[-300:], log="its output")
-            _write_private(key, made.stdout)
+            write_private(key, made.stdout)
 
     def _write_kubeconfig(self) -> None:
-        text = _KUBECONFIG.format(url=self.url, ca=self.ca, token=self.token, user="admin")
-        _write_private(self.kubeconfig, text)
+        write_kubeconfig(self.kubeconfig, url=self.url, ca=self.ca, token=self.token, user="admin")
 
     @property
     def _etcd_socket(self) -> Path:
@@ -305,9 +310,9 @@ class ControlPlane:
         ]
 
 
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(text)
-    os.replace(temporary, path)
+def free_port() -> int:
+    """A loopback port that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

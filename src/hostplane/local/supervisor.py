@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from hostplane.kube.session import Session
+from hostplane.local import credentials
 from hostplane.local.agentapp import build_agent
 from hostplane.local.disk import SOCKET, install, slot_path
 from hostplane.local.image import Image, ImageServer, write_image
@@ -79,7 +80,7 @@ async def run(directory: Path, hosts: int, filler_bytes: int = 1024 * 1024) -> N
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with fleet(directory, directory / "kubeconfig", hosts, filler_bytes=filler_bytes):
+    async with fleet(directory, directory / "kubeconfig", hosts, filler_bytes=filler_bytes, own_credentials=True):
         await stop.wait()
 
 
@@ -91,18 +92,22 @@ async def fleet(
     *,
     timings: Timings | None = None,
     with_proxy: bool = True,
+    own_credentials: bool = False,
     filler_bytes: int = 256 * 1024,
     **agent_settings: object,
 ) -> AsyncIterator[Fleet]:
     """`hosts` machines below `directory`/hosts, running while the context is open. Disks that exist are kept.
 
     Args:
+        own_credentials: each proxy gets a token bound to its pod and node (deploy/rbac and deploy/admission must be
+            applied), else it uses `kubeconfig` as it is.
         agent_settings: keys of each new host's etc/hostplane/agent.json.
     """
     images = _images(directory / "images", filler_bytes)
     agent = _agent_command(directory)
     async with await Session.open(str(kubeconfig), user_agent="simulated-hosts") as session:
         machines: dict[str, Machine] = {}
+        owner = await credentials.proxy_daemon_set(session) if own_credentials else ""
         pods = Pods(session, lambda node: machines[node].kubelet.is_up if node in machines else None)
         for index in range(hosts):
             node = node_name(index)
@@ -115,12 +120,16 @@ async def fleet(
                 "topology.kubernetes.io/zone": f"zone-{index % 2 + 1}",
             }
             socket = str(root / SOCKET)
+            own = kubeconfig
+            if own_credentials:
+                own = directory / "hosts" / f"{node}.kubeconfig"
+                await credentials.node_kubeconfig(session, node, owner, directory / "pki" / "apiserver.crt", own)
             proxy = [sys.executable, "-m", "hostplane.cli", "proxy", "--node", node, "--socket", socket]
             machines[node] = Machine(
                 root,
                 Kubelet(session, node, labels),
                 [*agent, "serve", "--root", str(root), "--socket", socket],
-                [*proxy, "--kubeconfig", str(kubeconfig)] if with_proxy else None,
+                [*proxy, "--kubeconfig", str(own)] if with_proxy else None,
                 timings=timings,
                 on_change=pods.host_changed,
             )
