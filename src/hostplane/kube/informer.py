@@ -117,7 +117,8 @@ class Informer(Generic[T]):
     def put(self, answer: T) -> None:
         """Take the answer to a write of our own for the event that will follow it, so that a writer reads its writes.
 
-        Ignored where the watch is past it already: then the event was seen, and perhaps a deletion after it.
+        Ignored where the watch is past it already: then the event was seen, and perhaps a deletion after it. Where the
+        transform drops resource versions, events older than the answer show their state once more before its own does.
         """
         version = answer.metadata.resource_version  # type: ignore[attr-defined]  # every kind has metadata
         if not _is_newer(version, self._version):

@@ -45,6 +45,8 @@ def listed(version: int, *items: Thing, bad: tuple[str, ...] = ()) -> Page[Thing
 class ScriptedSession(Session):
     """Plays a list of steps: a Page answers a list, a list of changes a watch; an error in either is raised."""
 
+    informer: Informer[Thing]
+
     def __init__(self, *steps: Any) -> None:
         self.steps = list(steps)
         self.watched_from: list[str] = []
@@ -75,7 +77,10 @@ class ScriptedSession(Session):
         for each in step or []:
             if isinstance(each, ClusterError):
                 raise each
-            yield each
+            if isinstance(each, Thing):  # the answer to a write of our own arrives at this moment
+                self.informer.put(each)
+            else:
+                yield each
 
 
 class Play(msgspec.Struct):
@@ -102,6 +107,7 @@ async def play(*steps: Any, **options: Any) -> Play:
         backoff=Backoff(0.0, 0.0),
         **options,
     )
+    session.informer = informer
     running = asyncio.create_task(informer.run())
     finished = asyncio.create_task(session.finished.wait())
     try:
@@ -203,6 +209,28 @@ def test_an_undecodable_object_can_heal_or_be_deleted() -> None:
     done = asyncio.run(play(*steps))
     assert dict(done.informer.items()) == {"a": thing("a", 8)}
     assert not done.informer.undecodable
+
+
+def test_a_writer_reads_its_own_write_before_the_watch_brings_it() -> None:
+    done = asyncio.run(play(listed(5, thing("a", 1)), [thing("a", 9), put("a", 7), put("a", 9), put("a", 11)]))
+    assert done.changes == [(None, "a1"), ("a1", "a9"), ("a9", "a11")]
+
+
+def test_an_answer_that_the_watch_has_overtaken_is_ignored() -> None:
+    done = asyncio.run(play(listed(5, thing("a", 1)), [put("a", 8), gone("a", 9), thing("a", 7), thing("a", 8)]))
+    assert not done.informer.items()
+    done = asyncio.run(play(listed(5, thing("a", 1)), [put("a", 8), thing("a", 7)]))
+    assert done.informer.get("a") == thing("a", 8)
+
+
+def test_a_deletion_after_our_write_still_counts() -> None:
+    done = asyncio.run(play(listed(5, thing("a", 1)), [thing("a", 9), put("a", 7), gone("a", 10)]))
+    assert not done.informer.items()
+
+
+def test_a_relist_overrules_what_was_put() -> None:
+    done = asyncio.run(play(listed(500), [thing("a", 900), EXPIRED], listed(31, thing("a", 30)), [put("a", 32)]))
+    assert done.informer.get("a") == thing("a", 32)
 
 
 def test_an_exception_of_the_listener_ends_the_run() -> None:
