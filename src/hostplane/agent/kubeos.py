@@ -53,12 +53,12 @@ class KubeosSocket(object):
             if not self._one_at_a_time.acquire(False):
                 self._fail(sock, ident, -1, "os-agent is processing another request")
                 return
-            try:
-                with self._host:
+            with self._host:
+                try:
                     answer = messages.result_answer(ident, {"status": act(request.params)})
-                    framing.send(sock, answer, _REQUEST_SECONDS)
-            finally:
-                self._one_at_a_time.release()
+                finally:  # before the answer is out, or the caller's next request could find us busy
+                    self._one_at_a_time.release()
+                framing.send(sock, answer, _REQUEST_SECONDS)
         except HostplaneError as fault:
             number = {"RequestMalformed": messages.PARSE_ERROR, "ParameterInvalid": messages.INVALID_PARAMS}
             self._fail(sock, ident, number.get(fault.name, -1), str(fault))
