@@ -22,10 +22,11 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo("\n".join(table(headings, rows)))
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table: columns as wide as their widest cell, two spaces apart, `-` for an empty cell."""
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[str]:
+    """The lines of a table: columns as wide as their widest cell and at least `least`, `-` for an empty cell."""
     cells = [list(headings), *([printable(cell) or "-" for cell in row] for row in rows)]
-    widths = [max(_width(row[column]) for row in cells) for column in range(len(headings))]
+    columns = range(len(headings))
+    widths = [max(*(_width(row[c]) for row in cells), least[c] if least else 0) for c in columns]
     return [
         "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells

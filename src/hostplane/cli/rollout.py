@@ -30,7 +30,7 @@ HEADINGS = (
     "ETA",
     "WHY",
 )
-_WATCH_SECONDS = 1.0
+_WIDTHS = (16, 9, 12, 8, 7, 6, 6, 6, 7, 7, 6, 3)  # at least: lines that follow stay in their columns
 
 
 @click.group(name="rollout", short_help="See how far rollouts are.")
@@ -56,17 +56,9 @@ async def _status(name: str | None, watch: bool, as_json: bool, kubeconfig: str 
     from hostplane.kube.session import Session
 
     async with await Session.open(kubeconfig, connections=1, user_agent="hostplane-cli") as session:
-        shown: dict[str, Rollout] = {}
-        while True:
-            now = await _read(session, name)
-            changed = [rollout for rollout in now if shown.get(rollout.metadata.name) != rollout]
-            _print(changed if watch and shown else now, as_json, with_headings=not shown)
-            shown = {rollout.metadata.name: rollout for rollout in now}
-            if not watch:
-                return 0
-            if all(settled(rollout) for rollout in now):
-                return 1 if any(rollout.status.counts.failed for rollout in now) else 0
-            await asyncio.sleep(_WATCH_SECONDS)
+        now = await _read(session, name)
+        _print(now, as_json, with_headings=True)
+        return await _follow(session, name, now, as_json) if watch else 0
 
 
 async def _read(session: Session, name: str | None) -> list[Rollout]:
@@ -75,6 +67,43 @@ async def _read(session: Session, name: str | None) -> list[Rollout]:
     if name:
         return [await session.get(ROLLOUT, name)]
     return sorted((await session.list(ROLLOUT)).items, key=lambda rollout: rollout.metadata.name)
+
+
+async def _follow(session: Session, name: str | None, known: list[Rollout], as_json: bool) -> int:
+    """Prints each change as the server tells it; the exit code once all have settled."""
+    from hostplane.api.rollout import ROLLOUT
+    from hostplane.kube.informer import Informer
+
+    shown = {rollout.metadata.name: rollout for rollout in known}
+    over = asyncio.Event()
+
+    def see(old: Rollout | None, new: Rollout | None) -> None:
+        if new is None:
+            assert old is not None  # one of the two always is
+            shown.pop(old.metadata.name, None)
+        elif _content(shown.get(new.metadata.name)) != _content(new):
+            shown[new.metadata.name] = new
+            _print([new], as_json, with_headings=False)
+        if all(settled(rollout) for rollout in shown.values()):
+            over.set()
+
+    if all(settled(rollout) for rollout in known):
+        over.set()
+    selector = f"metadata.name={name}" if name else None
+    watching = asyncio.create_task(Informer(session, ROLLOUT, field_selector=selector, on_change=see).run())
+    waiting = asyncio.create_task(over.wait())
+    try:
+        done, _ = await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if watching in done:
+            watching.result()
+    finally:
+        watching.cancel()
+        waiting.cancel()
+    return 1 if any(rollout.status.counts.failed for rollout in shown.values()) else 0
+
+
+def _content(rollout: Rollout | None) -> object:
+    return None if rollout is None else (rollout.spec, rollout.status)
 
 
 def settled(rollout: Rollout) -> bool:
@@ -123,5 +152,5 @@ def _print(rollouts: Iterable[Rollout], as_json: bool, with_headings: bool) -> N
         if rollouts or with_headings:
             print_json([{"name": r.metadata.name, "spec": r.spec, "status": r.status} for r in rollouts])
     elif rollouts or with_headings:
-        lines = table(HEADINGS, [row(rollout) for rollout in rollouts])
+        lines = table(HEADINGS, [row(rollout) for rollout in rollouts], _WIDTHS)
         click.echo("\n".join(lines if with_headings else lines[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import subprocess
 import sys
 
@@ -119,16 +120,18 @@ def test_the_version_imports_no_verb_and_nothing_heavy() -> None:
 
 
 def test_the_version_is_quick() -> None:
-    """100 ms is the promise on an idle machine; the best of five must hold it."""
-    script = (
-        "import subprocess,sys,time\n"
-        "def once():\n"
-        "    t=time.perf_counter(); subprocess.run([sys.executable,'-m','hostplane.cli','--version'],check=True,"
-        "stdout=subprocess.DEVNULL); return time.perf_counter()-t\n"
-        "print(min(once() for _ in range(5)))"
-    )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert float(answer.stdout) <= 0.1
+    """100 ms is the promise for an idle machine; processor time says the same on a busy one."""
+
+    def seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def once() -> float:
+        before = seconds()
+        subprocess.run([sys.executable, "-m", "hostplane.cli", "--version"], check=True, stdout=subprocess.DEVNULL)
+        return seconds() - before
+
+    assert min(once() for _ in range(5)) <= 0.1
 
 
 def test_every_verb_has_a_help_that_names_its_options(capsys: pytest.CaptureFixture[str]) -> None:
