@@ -109,14 +109,15 @@ def wait(process: Process, seconds: float) -> bool:
     except ProcessLookupError:
         return True
     try:
-        if is_alive(process):
+        state = _state(process.pid)
+        if state is not None and state[1] == process.started:
+            # Also for a zombie: its first thread may have ended while others still hold its sockets.
             poller = select.poll()
             poller.register(fd, select.POLLIN)
-            poller.poll(max(0.0, seconds) * 1000)
+            if not poller.poll(max(0.0, seconds) * 1000):
+                return False
     finally:
         os.close(fd)
-    if is_alive(process):
-        return False
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)
     return True
