@@ -113,7 +113,7 @@ def _rollback_target(rollout: Rollout, node: Node, host: Host, now: int) -> Targ
     came_to_nothing = _ended_badly(rollout, host, name, back.digest, now)
     if came_to_nothing is not None:
         return Target(came_to_nothing, rollout, ROLLBACK, back.digest)
-    if not back.digest or back.state not in ("Confirmed", "Staged"):
+    if not back.digest or back.state != "Confirmed":
         return Target(Standing(name, Stand.BLOCKED, reason("NothingToReturnTo", node=name)), rollout, ROLLBACK)
     return Target(Standing(name, Stand.READY, staged=True), rollout, ROLLBACK, back.digest)
 
