@@ -56,9 +56,10 @@ def _conclude(outcome: Outcome, screen: Screen) -> None:
 
     summary = outcome.summary
     for host in summary.returned_hosts:
-        screen.tell("DemoHostReturned", host=host.node, code=host.code, text=host.message)
+        screen.tell("DemoHostReturned", "red", host=host.node, code=host.code, text=host.message)
     seen, budget = summary.max_unavailable_seen, summary.budget
-    screen.tell("DemoCounts", hosts=summary.hosts, upgraded=summary.upgraded, returned=summary.returned)
+    style = "bold red" if outcome.deviations else "bold green"
+    screen.tell("DemoCounts", style, hosts=summary.hosts, upgraded=summary.upgraded, returned=summary.returned)
     screen.tell("DemoBudget", seen=seen, budget=budget, seconds=summary.rollout_s, wall=summary.wall_s)
     for why in outcome.deviations:
         code, text, remedy = worded(why)

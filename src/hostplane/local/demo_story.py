@@ -35,7 +35,7 @@ __all__ = [
 STEPS = 6
 """Staging, staged, draining, rebooting, on trial, committed."""
 
-_STEP_OF = {"Staging": 1, "Staged": 2, "Draining": 3, "Rebooting": 4, "Trial": 5, "Upgraded": STEPS}
+_STEP_OF = {"Staging": 1, "Staged": 2, "Draining": 3, "Rebooting": 4, "Returned": 4, "Trial": 5, "Upgraded": STEPS}
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ _STYLES = {
 }
 _AVAILABILITY_STYLES = {"Ready": "green", "cordoned": "yellow", "NotReady": "red"}
 _UNDER_WAY = ("Draining", "Rebooting", "Trial")
-_THROUGH = ("Upgraded", "Returned", "Failed")
+_URGENT = (*_UNDER_WAY, "Returned", "Failed")
 
 
 class View(Protocol):
@@ -87,15 +87,15 @@ class Screen:
 
     def __init__(self, console: Console, phrase: Callable[..., str], *, plain: bool = False) -> None:
         self._console, self._phrase = console, phrase
-        self.is_live = console.is_terminal and not plain
+        self.is_live = console.is_terminal and not console.is_dumb_terminal and not plain
 
-    def tell(self, name: str, **params: object) -> None:
+    def tell(self, name: str, style: str = "", **params: object) -> None:
         """One sentence of the catalogue."""
-        self.say(self._phrase(name, **params))
+        self.say(self._phrase(name, **params), style)
 
-    def say(self, line: str) -> None:
-        """One line as it is, wrapped on a terminal only."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=not self.is_live)
+    def say(self, line: str, style: str = "") -> None:
+        """One line as it is, wrapped between words on a terminal only."""
+        self._console.print(Text(line, style), soft_wrap=not self.is_live)
 
     @contextlib.contextmanager
     def busy(self, name: str, **params: object) -> Iterator[None]:
@@ -119,12 +119,12 @@ class Screen:
 
 def frame(picture: Picture, width: int = 80, height: int = 24, is_ascii: bool = False) -> list[Text]:
     """The lines of one picture, none wider than `width`, and fewer than `height` where at all possible."""
-    lines = [_title(picture, width), _bar(picture, width, is_ascii), _counts(picture)]
+    lines = [_title(picture, width), _bar(picture, width, is_ascii), _counts(picture, width)]
     groups = picture.groups
     shown = _fitting(picture.hosts, height - 1 - len(lines) - len(groups))
     for group in groups:
-        lines.append(_group(group))
         mine = [host for host in picture.hosts if host.group == group.name]
+        lines.append(_group(group, mine, width))
         lines += [_host(host, is_ascii) for host in mine if host.node in shown]
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -135,8 +135,7 @@ def frame(picture: Picture, width: int = 80, height: int = 24, is_ascii: bool = 
 def _title(picture: Picture, width: int) -> Text:
     left = Text.assemble("Rollout ", (picture.rollout, "bold"), "  ", (picture.phase or "Starting", "bold cyan"))
     clock = f"{int(picture.seconds) // 60}:{int(picture.seconds) % 60:02d}"
-    left.append(clock.rjust(max(1, width - len(left.plain))), "dim")
-    return left
+    return _flush(left, Text(clock, "dim"), width)
 
 
 def _bar(picture: Picture, width: int, is_ascii: bool) -> Text:
@@ -152,11 +151,11 @@ def _bar(picture: Picture, width: int, is_ascii: bool) -> Text:
     return bar.append(("." if is_ascii else "━") * (width - len(bar.plain)), "bright_black")
 
 
-def _counts(picture: Picture) -> Text:
+def _counts(picture: Picture, width: int) -> Text:
     under_way = picture.count(*_UNDER_WAY)
     upgraded, returned = picture.count("Upgraded"), picture.count("Returned", "Failed")
     to_come = len(picture.hosts) - under_way - upgraded - returned
-    return Text.assemble(
+    line = Text.assemble(
         (f"{upgraded} upgraded", "green" if upgraded else "dim"),
         "  ",
         (f"{returned} returned", "red" if returned else "dim"),
@@ -164,18 +163,23 @@ def _counts(picture: Picture) -> Text:
         (f"{under_way} under way", "yellow" if under_way else "dim"),
         "  ",
         (f"{to_come} to come", "dim"),
-        "     ",
-        *_budget(picture.away, picture.budget, picture.most_away),
     )
+    return _flush(line, _away(picture.away, picture.budget, picture.most_away), width)
 
 
-def _budget(away: int, budget: int, most: int) -> tuple[str | tuple[str, str], ...]:
-    style = "bold red" if most > budget else "yellow" if away else "dim"
-    return (f"away {away} of {budget}", style), (f", at most {most} so far", "bold red" if most > budget else "dim")
+def _away(away: int, budget: int, most: int) -> Text:
+    now = (f"away {away} of {budget}", "yellow" if away else "dim")
+    return Text.assemble(now, (f"  most {most}", "bold red" if most > budget else "dim"))
 
 
-def _group(group: GroupLine) -> Text:
-    return Text.assemble((group.name, "bold"), "  ", *_budget(group.away, group.budget, group.most_away))
+def _group(group: GroupLine, hosts: Sequence[HostLine], width: int) -> Text:
+    done = sum(host.phase == "Upgraded" for host in hosts)
+    line = Text.assemble((group.name, "bold"), (f"  {done} of {len(hosts)} upgraded", "dim"))
+    return _flush(line, _away(group.away, group.budget, group.most_away), width)
+
+
+def _flush(left: Text, right: Text, width: int) -> Text:
+    return left.append(" " * max(2, width - len(left.plain) - len(right.plain))).append_text(right)
 
 
 def _host(host: HostLine, is_ascii: bool) -> Text:
@@ -195,6 +199,6 @@ def _host(host: HostLine, is_ascii: bool) -> Text:
 
 
 def _fitting(hosts: Sequence[HostLine], rows: int) -> set[str]:
-    """Names of the hosts to show in so many rows: those under way first, then those to come, then those through."""
-    ranked = sorted(hosts, key=lambda host: 0 if host.phase in _UNDER_WAY else 2 if host.phase in _THROUGH else 1)
+    """Names of the hosts to show in so many rows: under way or returned, then to come, then upgraded."""
+    ranked = sorted(hosts, key=lambda host: 0 if host.phase in _URGENT else 2 if host.phase == "Upgraded" else 1)
     return {host.node for host in ranked[: max(1, rows)]}
