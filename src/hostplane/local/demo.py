@@ -229,11 +229,16 @@ class _Audience:
             await self._session.create(OSIMAGE, OSIMAGE.manifest(f"demo-os-{version}", spec=spec))
         for group, budget in _BUDGETS.items():
             selector = {"matchLabels": {"pool": group.removeprefix("pool-")}}
-            spec = {"selector": selector, "maxUnavailable": budget}
-            await self._session.create(NODEGROUP, NODEGROUP.manifest(group, spec=spec))
+            body = NODEGROUP.manifest(group, spec={"selector": selector, "maxUnavailable": budget})
+            await self._session.create(NODEGROUP, body)
         self._rollout_started = time.monotonic()
-        wish = {"operation": "upgrade", "image": "demo-os-v2", "groups": list(_BUDGETS)}
-        wish |= {"failureThreshold": 2, "trialSeconds": 300}  # one host may fail, a second one would stop the rest
+        wish = {
+            "operation": "upgrade",
+            "image": "demo-os-v2",
+            "groups": list(_BUDGETS),
+            "failureThreshold": 2,  # one host may fail, a second one would stop the rest
+            "trialSeconds": 300,
+        }
         await self._session.create(ROLLOUT, ROLLOUT.manifest(ROLLOUT_NAME, spec=wish))
 
     def _members(self) -> list[Node]:

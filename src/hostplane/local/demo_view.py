@@ -101,7 +101,7 @@ class Screen:
     def busy(self, name: str, **params: object) -> Iterator[None]:
         """Says what is being done while it is."""
         if not self.is_live:
-            self.tell(name, **params)
+            self.say(self._phrase(name, **params))
             yield
             return
         with self._console.status(Text(self._phrase(name, **params))):
