@@ -202,7 +202,7 @@ class KubeOSNodes:
     async def _report_settings(self, name: str, field: str, wished: Settings | None, reported: Settings | None) -> None:
         if wished is None or (reported is not None and reported.version == wished.version):
             return
-        body = {"status": {field: msgspec.to_builtins(wished)}}
+        body = {"status": {field: {"version": wished.version, "configs": msgspec.to_builtins(wished.configs)}}}
         patch = self._session.patch(OSINSTANCE, name, body, namespace=NAMESPACE, subresource="status")
         self.instances.put(await patch)
 

@@ -32,6 +32,7 @@ __all__ = ["Effects"]
 _log = structlog.get_logger(__name__)
 NUDGE = "hostplane.dev/nudge"
 _ASK_AGAIN = 2.0
+_LABEL_ATTEMPTS = 4
 
 
 class Effects:
@@ -109,11 +110,13 @@ class Effects:
 
     @_do.register
     async def _(self, action: actions.Cordon) -> None:
-        await self._on_node(action.node, lambda node: cordon.cordon(self._session, node, action.seq))
+        fence = self._leader.fence
+        await self._on_node(action.node, lambda node: cordon.cordon(self._session, node, action.seq, fence=fence))
 
     @_do.register
     async def _(self, action: actions.Uncordon) -> None:
-        await self._on_node(action.node, lambda node: cordon.restore(self._session, node))
+        fence = self._leader.fence
+        await self._on_node(action.node, lambda node: cordon.restore(self._session, node, fence=fence))
 
     async def _on_node(self, name: str, change: Callable[[Any], Awaitable[Any]]) -> None:
         node = self._world.nodes.get(name)
@@ -145,11 +148,11 @@ class Effects:
     @_do.register
     async def _(self, action: actions.Assign) -> None:
         await self._patch_instance(action.node, action.namespace, action.body)
-        await self._label(action.node, {action.label: ""})
+        await self._patch_node(action.node, action.node_base, {action.label: ""}, attempts=_LABEL_ATTEMPTS)
 
     @_do.register
     async def _(self, action: actions.LabelNode) -> None:
-        await self._label(action.node, action.labels)
+        await self._patch_node(action.node, action.base, action.labels)
 
     @_do.register
     async def _(self, action: actions.EndOperation) -> None:
@@ -157,12 +160,10 @@ class Effects:
 
     @_do.register
     async def _(self, action: actions.Reclaim) -> None:
-        body: dict[str, Any] = {"metadata": {"labels": {UPGRADING: None, CONFIGURING: None}}}
-        if action.uncordon:
-            body["spec"] = {"unschedulable": False}
         # The node first: once the OSInstance is idle without an owner, nothing would remember what is left to undo.
         if self._world.nodes.get(action.node) is not None:
-            self._world.nodes.put(await self._session.patch(NODE, action.node, body))
+            labels: dict[str, str | None] = {UPGRADING: None, CONFIGURING: None}
+            await self._patch_node(action.node, action.node_base, labels, uncordon=action.uncordon)
         await self._patch_instance(action.node, action.namespace, action.body)
 
     @_do.register
@@ -179,9 +180,29 @@ class Effects:
         self._leader.fence()
         self._world.instances.put(await self._session.patch(OSINSTANCE, node, body, namespace))
 
-    async def _label(self, node: str, labels: dict[str, str | None]) -> None:
-        self._leader.fence()
-        self._world.nodes.put(await self._session.patch(NODE, node, {"metadata": {"labels": labels}}))
+    async def _patch_node(
+        self, name: str, base: str, labels: dict[str, str | None], *, uncordon: bool = False, attempts: int = 1
+    ) -> None:
+        """Label a Node as it was at `base`, so that a write that was held up meanwhile undoes nothing.
+
+        More `attempts` go on from a fresh read: a kubelet writes its Node too, and until the label is there the node
+        holds budget for nothing.
+        """
+        body: dict[str, Any] = {"metadata": {"labels": labels}}
+        if uncordon:
+            body["spec"] = {"unschedulable": False}
+        while True:
+            self._leader.fence()
+            if base:
+                body["metadata"]["resourceVersion"] = base
+            try:
+                self._world.nodes.put(await self._session.patch(NODE, name, body))
+                return
+            except ConflictError:
+                attempts -= 1
+                if attempts <= 0:
+                    raise
+            base = (await self._session.get(NODE, name)).metadata.resource_version
 
 
 def _whole(grant: Any) -> dict[str, Any]:

@@ -17,25 +17,16 @@ def serial(
 ) -> tuple[list[Standing], list[LabelNode]]:
     """(who may begin now: one or nobody, the labels to change).
 
-    `batch` is who carries the serial label. A batch is filled up once, and dissolved when nobody of it wants work;
-    `is_held`: nobody may begin for another reason, so nothing is prepared either.
+    `batch` is who carries the serial label; only they may begin, so a new batch begins with the pass after its labels.
+    It is filled up to `limit`, and dissolved before the next one when nobody of it wants work. `is_held`: nobody may
+    begin for another reason, so nothing is prepared either.
     """
     ready = [s for s in standings if s.stand is Stand.READY]
-    dissolve = [LabelNode(node=name, labels={SERIAL: None}) for name in batch]
-    if any(s.stand is Stand.WORKING for s in standings):
-        return [], []
-    if not ready:
-        return [], dissolve
-    if is_held:
+    if any(s.stand is Stand.WORKING for s in standings) or (ready and is_held):
         return [], []
     inside = set(batch)
     wanting = [s for s in ready if s.node in inside]
-    if wanting:
-        fresh = [s for s in ready if s.node not in inside][: max(0, limit - len(batch))]
-        dissolve = []
-    else:
-        fresh = ready[:limit]
-        joining = {s.node for s in fresh}
-        dissolve = [label for label in dissolve if label.node not in joining]
-    labels = [*dissolve, *(LabelNode(node=s.node, labels={SERIAL: ""}) for s in fresh)]
-    return (wanting or fresh)[:1], labels
+    if batch and not wanting:
+        return [], [LabelNode(node=name, labels={SERIAL: None}) for name in batch]
+    fresh = [s for s in ready if s.node not in inside][: max(0, limit - len(batch))]
+    return wanting[:1], [LabelNode(node=s.node, labels={SERIAL: ""}) for s in fresh]

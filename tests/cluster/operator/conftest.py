@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from hostplane.local.controlplane import ControlPlane
-from tests.cluster.conftest import empty
+from tests.cluster.operator.cleaning import wipe
 
 
 @pytest.fixture
 def empty_cluster(control_plane: ControlPlane) -> Callable[[], None]:
     """Call it to empty the control plane between two runs of one test."""
-    return lambda: empty(control_plane)
+    return lambda: asyncio.run(wipe(control_plane.kubeconfig))
+
+
+@pytest.fixture
+def clean_cluster(control_plane: ControlPlane, empty_cluster: Callable[[], None]) -> ControlPlane:
+    """The session's control plane without any object of ours or KubeOS's, nodes, pods, budgets, leases or events."""
+    empty_cluster()
+    return control_plane
