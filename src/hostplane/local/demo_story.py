@@ -202,11 +202,13 @@ def _availability(node: Node | None) -> str:
 
 
 def is_over(rollout: Rollout | None, ledger: Ledger | None, nodes: Iterable[Node]) -> bool:
-    """Whether nothing more will happen: the Rollout is Complete, nobody holds a grant, every Node is in service."""
+    """Whether nothing more will happen: the Rollout is Complete, or stopped by failures; nobody holds a grant; every
+    Node is in service."""
+    if rollout is None or rollout.status.observed_generation != rollout.metadata.generation:
+        return False
+    is_stopped = rollout.status.phase == RolloutPhase.PAUSED and not rollout.spec.paused
     return (
-        rollout is not None
-        and rollout.status.phase == RolloutPhase.COMPLETE
-        and rollout.status.observed_generation == rollout.metadata.generation
+        (is_stopped or rollout.status.phase == RolloutPhase.COMPLETE)
         and not (ledger is not None and ledger.spec.holders)
         and not any(is_away(node) for node in nodes)
     )

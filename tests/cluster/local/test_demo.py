@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from hostplane.local import processes, state
+from hostplane.local.bootloader import set_fault
 from hostplane.local.controlplane import ControlPlane
 
 KEYS = {"hosts", "upgraded", "returned", "max_unavailable_seen", "budget", "wall_s"}
@@ -97,14 +98,14 @@ def test_the_summary_agrees_with_the_objects_in_the_api_server(directory: Path) 
 
 
 @contextmanager
-def rebooting_demo(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A small demo, at the moment when its first host reboots."""
+def demo_at(word: bytes, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A small demo, at the moment when its progress says `word` for the first time."""
     environment = {**os.environ, "HOSTPLANE_LANG": "en"}
     with subprocess.Popen(
         a_command(directory, "--hosts", "3"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as demo:
         try:
-            _await_output(demo, b"Rebooting", time.monotonic() + 120)
+            _await_output(demo, word, time.monotonic() + 120)
             yield demo
         finally:
             if demo.poll() is None:
@@ -131,7 +132,7 @@ def test_a_demo_that_ends_leaves_nothing(directory: Path) -> None:
 
 
 def test_an_interrupt_leaves_nothing_even_when_it_is_repeated(directory: Path) -> None:
-    with rebooting_demo(directory) as demo:
+    with demo_at(b"Rebooting", directory) as demo:
         demo.send_signal(signal.SIGINT)
         _await_output(demo, b"Ending", time.monotonic() + 30)
         demo.send_signal(signal.SIGINT)
@@ -141,8 +142,20 @@ def test_an_interrupt_leaves_nothing_even_when_it_is_repeated(directory: Path) -
     assert_nothing_is_left(directory)
 
 
+def test_what_does_not_go_as_told_is_said_and_ends_with_1(directory: Path) -> None:
+    with demo_at(b"pool-a", directory) as demo:
+        set_fault(directory / "hosts" / "host-01", "B", "no-boot")
+        output, said = demo.communicate(timeout=240)
+    assert demo.returncode == 1, said.decode()
+    summary = json.loads(output.splitlines()[-1])
+    assert summary["returned"] == 2
+    assert [host["node"] for host in summary["returned_hosts"]] == ["host-01", "host-03"]
+    assert b"HP-7074" in said
+    assert_nothing_is_left(directory)
+
+
 def test_a_part_that_dies_ends_the_demo_with_its_name(directory: Path) -> None:
-    with rebooting_demo(directory) as demo:
+    with demo_at(b"Rebooting", directory) as demo:
         operator = [process for process in state.load(directory).processes if process.name == "operator"]
         processes.end(operator, signal_number=signal.SIGKILL)
         _, said = demo.communicate(timeout=60)

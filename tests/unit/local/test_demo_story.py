@@ -128,10 +128,10 @@ def test_every_deviation_is_named() -> None:
     ]
 
 
-def a_rollout(phase: str = "Complete", observed: int = 1) -> Rollout:
+def a_rollout(phase: str = "Complete", observed: int = 1, *, paused: bool = False) -> Rollout:
     return Rollout(
         metadata=ObjectMeta(name="r", generation=1),
-        spec=RolloutSpec(operation="upgrade", groups=["g"], image="i"),
+        spec=RolloutSpec(operation="upgrade", groups=["g"], image="i", paused=paused),
         status=RolloutStatus(phase=phase, observed_generation=observed),
     )
 
@@ -144,6 +144,8 @@ IDLE = msgspec.structs.replace(HOLDING, spec=LedgerSpec())
     ("rollout", "ledger", "node", "over"),
     [
         (a_rollout(), IDLE, a_node(), True),
+        (a_rollout("Paused"), IDLE, a_node(), True),
+        (a_rollout("Paused", paused=True), IDLE, a_node(), False),
         (None, IDLE, a_node(), False),
         (a_rollout("Running"), IDLE, a_node(), False),
         (a_rollout(observed=0), IDLE, a_node(), False),
@@ -152,7 +154,7 @@ IDLE = msgspec.structs.replace(HOLDING, spec=LedgerSpec())
         (a_rollout(), IDLE, a_node(ready=False), False),
     ],
 )
-def test_it_is_over_when_complete_and_nobody_is_away(
+def test_it_is_over_when_complete_or_stopped_by_failures_and_nobody_is_away(
     rollout: Rollout | None, ledger: Ledger, node: Node, over: bool
 ) -> None:
     assert is_over(rollout, ledger, [node]) is over
