@@ -3,7 +3,7 @@
     python -m bench.bareloop --kubeconfig F --slots N --os NAMESPACE/NAME
 
 It says `ready`, and on a line `go VERSION` takes every node in turn: one conditional update of the Ledger for all that
-came and went in the last 100 ms, as the operator gathers them, then for each node its OSInstance and its label, through
+came and went in the last 100 ms, as the operator paces itself, then for each node its OSInstance and its label, through
 the same client with the same number of connections. A slot is free when the node lost its label. There is no Lease, no
 Event and no status, and nothing is ever checked.
 """
@@ -63,6 +63,8 @@ class _Loop:
         seq, version = ledger.spec.next_seq, ledger.metadata.resource_version
         async with asyncio.TaskGroup() as group:
             while True:
+                begun = time.monotonic()
+                self._wake.clear()
                 gone, self._freed = self._freed, []
                 taken = [waiting.pop() for _ in range(min(len(waiting), self._slots - len(self._busy)))]
                 self._busy.update(taken)
@@ -86,8 +88,7 @@ class _Loop:
                 if not waiting and not self._busy and not self._freed:
                     return
                 await self._wake.wait()
-                await asyncio.sleep(_GATHER_SECONDS)
-                self._wake.clear()
+                await asyncio.sleep(max(0.0, begun + _GATHER_SECONDS - time.monotonic()))
 
     async def _ledger(self) -> Any:
         try:

@@ -5,7 +5,8 @@ made while it had one are dropped, because the next pass has them again, from a 
 chain ends, another pass follows, so a slot that became free is filled at once. Only the Ledger's update is waited for:
 nothing may begin before it was accepted; so it goes ahead of all writes that queue.
 
-Changes are gathered for `coalesce_seconds` while busy; the first one after a rest is acted on at once.
+While busy, passes begin `coalesce_seconds` apart, or further where planning would take more than half of the time; the
+first change after a rest is acted on at once.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Passes:
         self._options, self._coalesce, self._clock, self._zone = options, coalesce, clock, zone
         self._wake = asyncio.Event()
         self._chains: dict[str, asyncio.Task[None]] = {}
+        self._thought = 0.0  # seconds of planning in the last pass
         self.made = 0
 
     def wake(self) -> None:
@@ -70,20 +72,22 @@ class Passes:
         try:
             async with asyncio.TaskGroup() as group:
                 while self._leader.is_leader:
+                    begun = time.monotonic()
                     restless = await self._one(group)
-                    await self._rest(restless)
+                    await self._rest(restless, begun)
         finally:
             self._chains.clear()
 
-    async def _rest(self, restless: bool) -> None:
-        """Wait for a change, or for time to bring one; then let others arrive too."""
+    async def _rest(self, restless: bool, begun: float) -> None:
+        """Wait for a change, or for time to bring one; then, while busy, until the next pass is due."""
         try:
             async with asyncio.timeout(_RESTLESS_SECONDS if restless else None):
                 await self._wake.wait()
-                if restless:
-                    await asyncio.sleep(self._coalesce)
         except TimeoutError:
-            pass
+            return
+        due = begun + max(self._coalesce, 2 * self._thought)
+        if restless and (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
 
     async def _one(self, group: asyncio.TaskGroup) -> bool:
         self._wake.clear()
@@ -93,6 +97,7 @@ class Passes:
         snapshot = self._world.snapshot(self._effects.drain_views(), self._effects.words(), now.timestamp())
         try:
             decided = plan(snapshot, now, self._zone, self._options)
+            self._thought = time.perf_counter() - begun
             accepted = await self._change_ledger(snapshot, decided.ledger)
         except ClusterError as error:
             self._metrics.pass_errors.inc()
