@@ -54,7 +54,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     seq: int = 0
     """The grant in the Ledger."""
     boot: str = ""
-    """Boot id at the assignment."""
+    """Boot id at the assignment; empty for a node that was down, whose next boot says nothing about the operation."""
     at: int = 0
     """When, seconds since 1970."""
     schedulable: bool = False
@@ -148,9 +148,10 @@ def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None
         why = reason("UpgradeFirst", node=name, have=have, want=wish.version)
         return Standing(name, Stand.BLOCKED, why, leaves=leaves)
     if not wish.needs_work(node, instance):
-        if applied or not tried or not (wish.configures or record.why):
+        ours = record.os == wish.uid and bool(wish.configures or (tried and record.why))
+        if applied or not ours:
             return Standing(name, Stand.DONE, leaves=leaves)
-        if wish.configures and record.why in _TRIED_AGAIN:
+        if wish.configures and (not tried or record.why in _TRIED_AGAIN):
             return Standing(name, Stand.READY, leaves=leaves)
         why = _why(record.why or "SettingsNotApplied", node, wish, options)
         return Standing(name, Stand.FAILED, why, leaves=leaves)
@@ -256,7 +257,7 @@ def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> 
         os=wish.uid,
         generation=wish.os.metadata.generation,
         seq=seq,
-        boot=node.status.node_info.boot_id,
+        boot=node.status.node_info.boot_id if node.ready else "",
         at=now,
         schedulable=not node.spec.unschedulable,
     )

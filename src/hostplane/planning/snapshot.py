@@ -39,6 +39,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How long after its trial's hard deadline a host may stay silent before it counts as lost."""
     gone_grace: int = 300
     """How long a deleted node keeps its place in the Ledger."""
+    object_grace: int = 10
+    """How long its Host and its OSInstance are kept: their events may arrive before the new node's."""
 
 
 class DrainView(msgspec.Struct, frozen=True, kw_only=True):

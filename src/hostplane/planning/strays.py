@@ -25,7 +25,6 @@ __all__ = ["drivers", "gone", "orphans", "strays"]
 
 GROUP, OS = "group/", "os/"
 """How the owners of the two drivers begin."""
-_OBJECT_GRACE = 10
 
 
 def drivers(snap: Snapshot) -> tuple[dict[str, Holder], dict[str, Holder]]:
@@ -119,7 +118,7 @@ def gone(snap: Snapshot, now: float, options: Options) -> tuple[set[str], list[A
             continue
         if name in snap.ledger.spec.holders and now - since >= options.gone_grace:
             left.add(name)
-        if now - since < _OBJECT_GRACE:
+        if now - since < options.object_grace:
             continue
         instance, host = snap.instances.get(name), snap.hosts.get(name)
         if instance is not None:

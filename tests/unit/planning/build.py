@@ -21,9 +21,10 @@ from hostplane.api.ledger import Holder, Ledger, LedgerSpec
 from hostplane.api.meta import LabelSelector, ObjectMeta
 from hostplane.api.nodegroup import NodeGroup, NodeGroupSpec
 from hostplane.api.osimage import OSImage, OSImageSpec, Variant
-from hostplane.api.rollout import Rollout, RolloutSpec, RolloutStatus
+from hostplane.api.rollout import Rollout, RolloutSpec, RolloutStatus, Step
 
 __all__ = [
+    "Step",
     "digest",
     "group",
     "host",

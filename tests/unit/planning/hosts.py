@@ -268,6 +268,7 @@ class KubeOSNode(SimulatedNode):
         self.settings_fail = False
         self._task = ""
         self._refreshing = ""
+        self._was_idle = False
 
     def boot(self) -> None:
         super().boot()
@@ -343,7 +344,7 @@ class KubeOSNode(SimulatedNode):
                 {UPGRADING: None} if UPGRADING in node.metadata.labels else {CONFIGURING: None}
             )
             world.label_node(self.name, labels)
-            self._refreshing = "uncordon"
+            self._refreshing, self._was_idle = "uncordon", mine.spec.nodestatus == "idle"
             return
         if self._refreshing == "uncordon":
             self._refreshing = "idle"
@@ -353,7 +354,7 @@ class KubeOSNode(SimulatedNode):
         self._refreshing = ""
         owner = mine.spec.namespacedname
         os = world.oses.get(f"{owner.namespace}/{owner.name}") if owner else None
-        if mine.spec.nodestatus == "idle" or os is None:
+        if self._was_idle or os is None:  # as it was read at the beginning
             return
         if mine.spec.nodestatus == "config":
             other_wish = _v(os.spec.sysconfigs) != _v(mine.spec.sysconfigs)

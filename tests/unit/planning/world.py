@@ -50,7 +50,7 @@ class World:
         self.ledger = Ledger(metadata=ObjectMeta(name="cluster", resource_version="100"))
         self.gone: dict[str, float] = {}
         self.machines: dict[str, SimulatedNode] = {}
-        self.boot_ticks = 2
+        self.boot_ticks, self.tick_seconds = 2, TICK
         self.registry = True
         self.stuck_drains: frozenset[str] = frozenset()
         """Nodes whose drain ends at its deadline."""
@@ -59,6 +59,8 @@ class World:
         self.refused: list[tuple[str, str]] = []
         self.seqs: dict[str, int] = {}
         """Highest grant number ever written, by Host uid; to check that they grow."""
+        self.cordoned: frozenset[str] = frozenset()
+        """Nodes that an administrator cordoned."""
         self.checked = True
         self.exempt: frozenset[str] = frozenset()
         """Nodes whose books were lost: they may be away without being in the Ledger until the next pass."""
@@ -182,10 +184,10 @@ class World:
 
     def tick(self) -> None:
         """A while passes: every machine takes one step."""
-        self.now += TICK
+        self.now += self.tick_seconds
         for machine in list(self.machines.values()):
             machine.step(self)
-            self.check()
+        self.check()
 
     def check(self) -> None:
         if self.checked:
