@@ -123,11 +123,10 @@ class World:
         nodes = self.nodes.items()
         ledger = self.ledger.get(LEDGER_NAME) or Ledger(metadata=ObjectMeta(name=LEDGER_NAME))
         instances = {key.partition("/")[2]: value for key, value in self.instances.items().items()}
-        for name in (*ledger.spec.holders, *instances, *self.hosts.items()):
-            if name not in nodes:
-                self.gone.setdefault(name, now)
-        for name in [n for n in self.gone if n in nodes]:
-            del self.gone[name]
+        hosts, holders = self.hosts.items(), ledger.spec.holders
+        unread = self.nodes.undecodable
+        missing = {name for name in (*holders, *instances, *hosts) if name not in nodes and name not in unread}
+        self.gone = {name: self.gone.get(name, now) for name in missing}
         return Snapshot(
             nodes=nodes,
             hosts=self.hosts.items(),
@@ -149,8 +148,7 @@ class World:
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         if new is None and old is not None:
             self.gone[old.metadata.name] = time.time()
-        if not is_noise(old, new):
-            self._on_change()
+        self._changed(old, new)
 
 
 def _say_failure(error: ClusterError) -> None:
