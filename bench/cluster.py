@@ -20,13 +20,13 @@ from pathlib import Path
 from hostplane.api import crds
 from hostplane.local.controlplane import ControlPlane
 
-__all__ = ["Child", "child", "control_plane", "operator", "scratch"]
+__all__ = ["Child", "child", "control_plane", "memory_mib", "operator"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def _scratch() -> Iterator[Path]:
     """An empty directory with a short path (sockets lie in it), removed afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="hp-bench-"))
     try:
@@ -38,7 +38,7 @@ def scratch() -> Iterator[Path]:
 @contextlib.contextmanager
 def control_plane() -> Iterator[ControlPlane]:
     """A real etcd and kube-apiserver with our kinds, gone afterwards."""
-    with scratch() as directory:
+    with _scratch() as directory:
         plane = ControlPlane(directory / "cp")
         plane.start()
         try:
@@ -62,7 +62,7 @@ class Child:
     @property
     def cpu_seconds(self) -> float:
         """User and system time so far."""
-        return cpu_seconds(self.pid)
+        return _cpu_seconds(self.pid)
 
     @property
     def peak_mib(self) -> float:
@@ -104,7 +104,7 @@ class Child:
                     stream.close()
 
 
-def cpu_seconds(pid: int) -> float:
+def _cpu_seconds(pid: int) -> float:
     """User and system time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
@@ -139,14 +139,19 @@ def child(arguments: Sequence[str], log: Path, environment: dict[str, str] | Non
 
 
 @contextlib.contextmanager
-def operator(plane: ControlPlane, connections: int = 4, profile: Path | None = None) -> Iterator[Child]:
-    """A real `hostplane operator` that leads already. `profile`: write cProfile's figures there when it ends."""
+def operator(plane: ControlPlane, kubeconfig: Path | None = None, profile: Path | None = None) -> Iterator[Child]:
+    """A real `hostplane operator` that leads already.
+
+    Args:
+        kubeconfig: how it reaches the cluster, if not directly.
+        profile: where cProfile's figures go when it ends.
+    """
     log = plane.directory / "logs" / "operator.log"
-    command = ["-m", "hostplane.cli", "operator", "--kubeconfig", str(plane.kubeconfig), "--log-level", "warning"]
+    command = ["-m", "hostplane.cli", "operator", "--kubeconfig", str(kubeconfig or plane.kubeconfig)]
     if profile is not None:
         command = ["-m", "cProfile", "-o", str(profile), *command]
     identity = f"bench-{time.monotonic_ns()}"
-    with child([*command, "--identity", identity, "--connections", str(connections)], log) as running:
+    with child([*command, "--identity", identity, "--log-level", "warning"], log) as running:
         _await_leader(plane, running, identity)
         yield running
 

@@ -26,7 +26,7 @@ from hostplane.kube.informer import Informer
 from hostplane.kube.session import Session
 from hostplane.local.controlplane import ControlPlane
 
-__all__ = ["Size", "run"]
+__all__ = ["Size", "run", "simulator", "start"]
 
 _OS = "bench"
 _NAMESPACE = "default"
@@ -72,7 +72,7 @@ def wish(version: str, slots: int) -> dict[str, Any]:
     return {**OS.manifest(_OS, spec=spec), "metadata": {"name": _OS, "namespace": _NAMESPACE}}
 
 
-async def _wish(plane: ControlPlane, version: str, slots: int) -> float:
+async def start(plane: ControlPlane, version: str, slots: int) -> float:
     """Changes, or makes, the OS object; the moment just before."""
     async with await Session.open(str(plane.kubeconfig), 1) as session:
         body = wish(version, slots)
@@ -99,7 +99,7 @@ def operator_turn(plane: ControlPlane, nodes: Child, size: Size, version: str, p
     with operator(plane, profile=profile) as running:
         cpu = running.cpu_seconds
         nodes.tell(f"await {version}")
-        begun = asyncio.run(_wish(plane, version, size.slots))
+        begun = asyncio.run(start(plane, version, size.slots))
         wall = float(nodes.hear().removeprefix("done ")) - begun
         turn = Turn(wall=wall, cpu=running.cpu_seconds - cpu, peak_mib=running.peak_mib)
         asyncio.run(_ledger_is_empty(plane))
@@ -113,7 +113,7 @@ def bare_turn(plane: ControlPlane, nodes: Child, size: Size, version: str) -> Tu
         running.hear()
         cpu = running.cpu_seconds
         nodes.tell(f"await {version}")
-        begun = asyncio.run(_wish(plane, version, size.slots))
+        begun = asyncio.run(start(plane, version, size.slots))
         running.tell(f"go {version}")
         wall = float(nodes.hear().removeprefix("done ")) - begun
         turn = Turn(wall=wall, cpu=running.cpu_seconds - cpu, peak_mib=running.peak_mib)
@@ -121,7 +121,8 @@ def bare_turn(plane: ControlPlane, nodes: Child, size: Size, version: str) -> Tu
     return turn
 
 
-def _simulator(plane: ControlPlane, size: Size, *more: str) -> tuple[list[str], Path]:
+def simulator(plane: ControlPlane, size: Size, *more: str) -> tuple[list[str], Path]:
+    """The command of the simulated nodes, and where they write their log."""
     command = ["-m", "bench.simulator", "--kubeconfig", str(plane.kubeconfig), "--nodes", str(size.nodes)]
     return [*command, "--reboot", str(size.reboot), *more], plane.directory / "logs" / "simulator.log"
 
@@ -130,7 +131,7 @@ def measure(size: Size, turns: int = 3, profile: Path | None = None) -> tuple[li
     """The figures of one size, and every turn they come from."""
     bare: list[Turn] = []
     ours: list[Turn] = []
-    with control_plane() as plane, child(*_simulator(plane, size)) as nodes:
+    with control_plane() as plane, child(*simulator(plane, size)) as nodes:
         nodes.hear()
         for turn in range(turns):
             ours.append(operator_turn(plane, nodes, size, f"v{2 * turn + 2}", profile))
@@ -196,7 +197,7 @@ async def _watch_failures(plane: ControlPlane, size: Size, quiet: float) -> _Wat
 
 def failures(size: Size) -> tuple[Figure, dict[str, Any]]:
     """From the failure that reaches the threshold (as many as maxunavailable) to the last grant after it."""
-    with control_plane() as plane, child(*_simulator(plane, size, "--wrong-every", "3")) as nodes:
+    with control_plane() as plane, child(*simulator(plane, size, "--wrong-every", "3")) as nodes:
         nodes.hear()
         with operator(plane):
             seen = asyncio.run(_watch_failures(plane, size, quiet=size.reboot + 3))
