@@ -176,6 +176,9 @@ class Operation(ApiStruct, frozen=True, kw_only=True, gc=False):
     seq: Annotated[int, about("The grant's number.")] = 0
     operation: Annotated[str, msgspec.Meta(max_length=32, description="The grant's operation.")] = ""
     digest: Annotated[str, msgspec.Meta(max_length=71, description="The grant's image.")] = ""
+    outcome: Annotated[
+        str, msgspec.Meta(max_length=32, description="Empty while it runs; then Committed, Returned or Interrupted.")
+    ] = ""
 
 
 class Progress(ApiStruct, frozen=True, kw_only=True, gc=False):

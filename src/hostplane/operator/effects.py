@@ -21,6 +21,7 @@ from hostplane.errors import ClusterError, ConflictError, NotFoundError
 from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
 from hostplane.planning import actions
+from hostplane.planning.kubeos import NUDGE
 from hostplane.planning.snapshot import DrainView, Word
 
 from . import cordon, word
@@ -30,7 +31,6 @@ from .world import World
 __all__ = ["Effects"]
 
 _log = structlog.get_logger(__name__)
-NUDGE = "hostplane.dev/nudge"
 _ASK_AGAIN = 2.0
 _LABEL_ATTEMPTS = 4
 
@@ -102,6 +102,8 @@ class Effects:
     @_do.register
     async def _(self, action: actions.SetGrant) -> None:
         spec: dict[str, Any] = {"grant": _whole(action.grant)}
+        if action.drop_image:
+            spec["image"] = None
         if action.settings is not None:
             configs = msgspec.to_builtins(action.settings.configs)
             spec["settings"] = {"version": action.settings.version, "configs": configs}

@@ -61,12 +61,15 @@ class SetImage(Action, frozen=True, kw_only=True, tag=True):
 
 
 class SetGrant(Action, frozen=True, kw_only=True, tag=True):
-    """Write a stage of a grant; `settings` go with a configure grant."""
+    """Write a stage of a grant; `settings` go with a configure grant.
+
+    `drop_image` with a rollback: the host would stage again what it is to leave.
+    """
 
     grant: Grant
     base: str
     settings: Settings | None = None
-    image: ImageRef | None = None
+    drop_image: bool = False
 
 
 class Cordon(Action, frozen=True, kw_only=True, tag=True):

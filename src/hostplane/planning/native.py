@@ -23,6 +23,7 @@ from hostplane.api.host import (
     CONFIRM,
     RELEASE,
     RESERVED,
+    ROLLBACK,
     SWITCH,
     UPGRADE,
     Grant,
@@ -112,6 +113,7 @@ def grant_for(target: Target, wish: GroupWish, host: Host, seq: int, now: int) -
         node=host.metadata.name,
         base=host.metadata.resource_version,
         settings=settings,
+        drop_image=target.operation == ROLLBACK,
         grant=Grant(
             seq=seq,
             operation=target.operation,
@@ -229,11 +231,13 @@ def _switched(node: Node, host: Host, grant: Grant, seen: Seen, now: int, option
     again = () if grant.operation == CONFIGURE or _is_cordoned(node, grant.seq) else (_cordon(node, grant),)
     heard = status.seq >= grant.seq  # the agent has taken this grant
     mine = status.operation is not None and status.operation.seq == grant.seq
+    # What became of it counts, not the phase: a host that has ended may be staging the next image already.
+    outcome = status.operation.outcome if status.operation is not None and mine else ""
     if grant.operation == CONFIGURE:
         return _configured(node, host, grant, heard, now, deadline)
-    if heard and status.phase == Phase.IDLE and status.active.digest == grant.digest:
+    if heard and (outcome == "Committed" or (status.phase == Phase.IDLE and status.active.digest == grant.digest)):
         return _release(node, host, grant, now)
-    if heard and status.phase in (Phase.RETURNED, Phase.FAILED):
+    if heard and (outcome == "Returned" or status.phase in (Phase.RETURNED, Phase.FAILED)):
         error = status.last_error
         verdict = NO_VERDICT if error is not None and error.reason_class == NO_VERDICT else HOST_FAULT
         name_of_why = error.name if error and error.name else "HostReturned"
