@@ -277,6 +277,8 @@ HOST_DEFINITION = Definition(
     columns=(
         Column(name="Phase", path=".status.phase"),
         Column(name="Slot", path=".status.activeSlot"),
+        Column(name="A", path=".status.slots.A.version", description="What slot A holds."),
+        Column(name="B", path=".status.slots.B.version", description="What slot B holds."),
         Column(name="Wanted", path=".spec.image.version"),
         Column(name="Grant", path=".spec.grant.stage"),
         Column(name="Bytes", path=".status.progress.bytes", type="integer", priority=1),
