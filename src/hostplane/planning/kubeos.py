@@ -19,6 +19,7 @@ an older view is refused then.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -29,18 +30,21 @@ from hostplane.api.kubeos import CONFIGURING, UPGRADING, KubeOS, OSInstance
 from hostplane.api.ledger import Holder
 from hostplane.errors import Reason, reason
 
-from .actions import Action, Assign, EndOperation, LabelNode, Reclaim
+from .actions import Action, Assign, EndOperation, LabelNode, NudgeOS, Reclaim
 from .membership import os_key
 from .snapshot import Options
 from .standing import Stand, Standing
 from .verdict import past
 
-__all__ = ["OPERATION", "Record", "Wish", "assign", "observe", "orphan", "record_of", "untold"]
+__all__ = ["NUDGE", "OPERATION", "Record", "Wish", "assign", "nudge", "observe", "orphan", "record_of", "untold"]
 
 OPERATION = "hostplane.dev/operation"
+NUDGE = "hostplane.dev/nudge"
+"""On an OS object, SEQ/SECONDS: the highest grant its change has made known, and when it was made."""
 _SWAP = {"grub.cmdline.current": "grub.cmdline.next", "grub.cmdline.next": "grub.cmdline.current"}
 _TRIED_AGAIN = ("NodeDown", "UpgradeFirst")
 """What is not the fault of the operation: once it has passed, the node is tried again by itself."""
+_NUDGE_SECONDS = 5
 _LABEL_GRACE = 60
 _EVENT_GRACE = 5
 
@@ -59,6 +63,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """When, seconds since 1970."""
     schedulable: bool = False
     """The node was schedulable at the assignment."""
+    switched: bool = False
+    """Another OS object may have had the node before, so that its proxy has stopped to look at this one."""
     ended: int = 0
     """When we ended it, seconds since 1970; 0 while we have not."""
     why: str = ""
@@ -197,7 +203,9 @@ def _ending(
     if not node.ready:
         return Standing(name, Stand.FAILED, why, leaves=holder is not None)  # it counts as down from here on
     actions: tuple[Action, ...] = ()
-    if since and now - since > options.ending_grace:
+    if instance.spec.namespacedname is None:  # the proxy does nothing for a node without an owner: a label came late
+        actions = (_reclaim(node, instance, record, now, reason("EndingOperation", node=name)),)
+    elif since and now - since > options.ending_grace:
         actions = (_reclaim(node, instance, record, now, reason("ProxySilent", node=name)),)
     return Standing(name, Stand.WORKING, why, actions=actions, joins=None if holder else record.seq)
 
@@ -233,14 +241,35 @@ def _working(
                 LabelNode(node=name, labels={wish.label: ""}, base=node.metadata.resource_version),
             )
             return Standing(name, Stand.WORKING, doing, again if now - begun >= _EVENT_GRACE else (), joins=joins)
-        if now - begun > _LABEL_GRACE:  # done, but the proxy died before it had uncordoned and written idle
-            why = reason("EndingOperation", node=name)
-            return Standing(name, Stand.WORKING, why, (_reclaim(node, instance, record, now, why),), joins=joins)
-    return Standing(name, Stand.WORKING, doing, joins=joins)
+        why = reason("EndingOperation", node=name)
+        if not record.ended:  # done; the proxy is about to uncordon and to write idle, or has died before
+            note = _end(node, instance, record, now, why, nodestatus=instance.spec.nodestatus)
+            return Standing(name, Stand.WORKING, why, (note,), joins=joins)
+        late: tuple[Action, ...] = (_reclaim(node, instance, record, now, why),)
+        return Standing(name, Stand.WORKING, why, late if now - record.ended > _LABEL_GRACE else (), joins=joins)
+    told = record.seq if record.switched and wish.label in labels else 0
+    return Standing(name, Stand.WORKING, doing, joins=joins, nudge=told)
 
 
-def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> Assign:
-    """The operation for one node, as KubeOS writes it, and our record with it."""
+def nudge(os: KubeOS, standings: Iterable[Standing], now: int) -> list[NudgeOS]:
+    """Change an OS object where a proxy may have stopped to look at it; every proxy looks then, so not too often."""
+    wanted = max((s.nudge for s in standings), default=0)
+    seq, at = _nudged(os)
+    if wanted <= seq or now - at < _NUDGE_SECONDS:
+        return []
+    return [NudgeOS(node=os_key(os), token=f"{wanted}/{now}")]
+
+
+def _nudged(os: KubeOS) -> tuple[int, int]:
+    seq, _, at = os.metadata.annotations.get(NUDGE, "").partition("/")
+    return (int(seq), int(at)) if seq.isdecimal() and at.isdecimal() else (0, 0)
+
+
+def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int, *, is_only_os: bool = True) -> Assign:
+    """The operation for one node, as KubeOS writes it, and our record with it.
+
+    `is_only_os`: no other OS object can have had the node before we came.
+    """
     spec: dict[str, Any] = {
         "nodestatus": "config" if wish.configures else "upgrade",
         "namespacedname": {"name": wish.name, "namespace": wish.namespace},
@@ -253,6 +282,8 @@ def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> 
             spec["upgradeconfigs"] = _settings(os.upgradeconfigs)
         if _version(instance.spec.sysconfigs) != wish.settings_version:
             spec["sysconfigs"] = _settings(os.sysconfigs, swap=True)
+    before = record_of(instance)
+    unknown = not is_only_os and _nudged(wish.os) == (0, 0)
     record = Record(
         os=wish.uid,
         generation=wish.os.metadata.generation,
@@ -260,6 +291,7 @@ def assign(wish: Wish, node: Node, instance: OSInstance, seq: int, now: int) -> 
         boot=node.status.node_info.boot_id if node.ready else "",
         at=now,
         schedulable=not node.spec.unschedulable,
+        switched=before.os != wish.uid and bool(before.os or before.ended or unknown),
     )
     return Assign(
         node=node.metadata.name,
@@ -303,12 +335,14 @@ def _reclaim(node: Node | None, instance: OSInstance, record: Record, now: int, 
     )
 
 
-def _end(node: Node, instance: OSInstance, record: Record, now: int, why: Reason) -> EndOperation:
+def _end(
+    node: Node, instance: OSInstance, record: Record, now: int, why: Reason, nodestatus: str = "idle"
+) -> EndOperation:
     ended = msgspec.structs.replace(record, ended=now, why=_verdict(why))
     return EndOperation(
         node=node.metadata.name,
         namespace=instance.metadata.namespace,
-        body=_body(instance, {"nodestatus": "idle"}, ended),
+        body=_body(instance, {"nodestatus": nodestatus}, ended),
         reason=why,
     )
 

@@ -21,7 +21,7 @@ from hostplane.api.rollout import Rollout
 from hostplane.errors import ApiError, Reason, reason
 
 from . import kubeos, native
-from .actions import Action, LedgerChange, NudgeOS
+from .actions import Action, LedgerChange
 from .budget import Away, Budget, Cap, parse_count
 from .membership import Membership, membership
 from .serial import serial
@@ -237,6 +237,7 @@ class _Pass:
         mine.away = away.count
         try:
             if owner.startswith(OS):
+                self.actions += kubeos.nudge(self.snap.oses[owner[3:]], found, self.seconds)
                 self._begin_os(mine, away, cluster)
             else:
                 self._begin_group(mine, away, cluster)
@@ -281,17 +282,12 @@ class _Pass:
             return
         budget = Budget(away.cap(mine.owner, mine.limit), cluster)
         wish = kubeos.Wish(os)
-        switched = False
+        is_only_os = len(self.snap.oses) == 1
         for node in self._within(budget, ready, away.nodes, mine.owner):
             name = node.metadata.name
             instance = self.snap.instances[name]
             seq = self._join(name, mine.owner)
-            self.begin.append(kubeos.assign(wish, node, instance, seq, self.seconds))
-            before = kubeos.record_of(instance).os
-            switched = switched or bool(before and before != wish.uid)
-        if switched:
-            # KubeOS's proxies stop looking at an OS that did not own their node, until that OS changes.
-            self.begin.append(NudgeOS(node=wish.key, token=str(self.next_seq)))
+            self.begin.append(kubeos.assign(wish, node, instance, seq, self.seconds, is_only_os=is_only_os))
 
     def _sum_rollouts(self, standings: dict[str, list[Standing]]) -> None:
         """Failures and steps are counted over a whole Rollout, not group by group."""

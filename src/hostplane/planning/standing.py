@@ -48,3 +48,5 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """It is fetching its image now."""
     staged: bool = False
     """Its image waits in the passive slot."""
+    nudge: int = 0
+    """KubeOS's proxy may not be looking at the OS object that now owns its node; under this grant's number."""

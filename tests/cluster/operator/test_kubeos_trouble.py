@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -162,13 +163,19 @@ def test_a_deleted_os_gives_its_nodes_back_as_they_were(clean_cluster: ControlPl
     play(clean_cluster, script, budget=3)
 
 
+async def slow_osinstances(method: str, path: str) -> None:
+    """Whatever does not wait for the OSInstance is written first."""
+    if method == "PATCH" and "/osinstances/" in path:
+        await asyncio.sleep(0.2)
+
+
 def test_another_owner_is_noticed_by_proxies_that_look_only_when_the_os_changes(clean_cluster: ControlPlane) -> None:
     async def script(world: Cluster) -> None:
         nodes = HabitualNodes(world.session, ["n1", "n2"])
         await nodes.create("v1", {"upgrade.openeuler.org/node-selector": "a"})
         world.tasks.append(world.group.create_task(nodes.run()))
         await world.add_os("a", nodeselector="a")
-        async with operator(world.kubeconfig):
+        async with operator(world.kubeconfig, delay=slow_osinstances):
             await world.until(lambda: all_on(world, "v2", "n1", "n2"))
             await world.add_os("b", nodeselector="b", osversion="v3", maxunavailable=2)
             await change_os(world, "a", osversion="v4")  # owned by a again, so that proxies stop to look at b
