@@ -46,16 +46,14 @@ class Relay:
 
     def __init__(self, plane: ControlPlane, kubeconfig: Path) -> None:
         self._plane, self.kubeconfig = plane, kubeconfig
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.StreamWriter, asyncio.Event] = {}
         self.seen: list[Seen] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
-        task = asyncio.current_task()
-        assert task is not None  # a coroutine runs in one
-        self._tasks.add(task)
         target = urlsplit(self._plane.url)
         context = ssl.create_default_context(cafile=str(self._plane.ca))
+        self._open[writer] = ended = asyncio.Event()
         try:
             from_server, to_server = await asyncio.open_connection(target.hostname, target.port, ssl=context)
             async with asyncio.TaskGroup() as group:
@@ -65,7 +63,7 @@ class Relay:
             pass
         finally:
             writer.transport.abort()
-            self._tasks.discard(task)
+            ended.set()
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, noting: bool) -> None:
         who = ""
@@ -81,10 +79,10 @@ class Relay:
             sink.transport.abort()
 
     async def end(self) -> None:
-        """Cut what is still open."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cut what is still open, and wait until nothing is."""
+        for writer, ended in self._open.items():
+            writer.transport.abort()
+            await ended.wait()
 
 
 @contextlib.asynccontextmanager
