@@ -141,7 +141,7 @@ def _held(
         return _untold(host, holder, now)
     match grant.stage:
         case "Release":
-            return _released(node, host, grant, now, options)
+            return _released(wish, image, node, host, grant, now, options)
         case "Reserved":
             return _reserved(wish, image, node, host, grant, seen, now)
         case "Switch" | "Confirm":
@@ -160,7 +160,9 @@ def _untold(host: Host, holder: Holder, now: int) -> Standing:
     return Standing(name, Stand.WORKING, reason("LeaveUntold", node=name), (action,))
 
 
-def _released(node: Node, host: Host, grant: Grant, now: int, options: Options) -> Standing:
+def _released(
+    wish: GroupWish | None, image: OSImage | None, node: Node, host: Host, grant: Grant, now: int, options: Options
+) -> Standing:
     name = node.metadata.name
     if _is_on_trial(node, host):
         return Standing(name, Stand.WORKING, reason("LateTrial", node=name))
@@ -168,9 +170,9 @@ def _released(node: Node, host: Host, grant: Grant, now: int, options: Options) 
         return Standing(name, Stand.WORKING, reason("NotReported", node=name))  # a Host made anew under its host
     if MARK in node.metadata.annotations:
         return Standing(name, Stand.WORKING, actions=(StopDrain(node=name), _uncordon(node)))
-    why = past(grant.why, name) if grant.why else None
-    stand = Stand.FAILED if grant.verdict == HOST_FAULT else Stand.WAITING if grant.why else Stand.DONE
-    return Standing(name, stand, why, leaves=True)
+    # Where it stands now, not how that grant ended: the wish may be another one already.
+    next_ = target_of(wish, image, node, host, now).standing if wish else Standing(name, Stand.DONE)
+    return msgspec.structs.replace(next_, leaves=True)
 
 
 def _is_cordoned(node: Node, seq: int) -> bool:

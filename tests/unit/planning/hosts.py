@@ -240,7 +240,9 @@ def _status(state: State, active: str, boot_id: str, never: bool) -> AgentStatus
         active_slot=active,
         slots={n: SlotStatus(state=s.state, digest=s.digest, version=s.version) for n, s in state.slots.items()},
         seq=state.seq,
-        operation=ShownOperation(seq=shown.seq, operation=shown.operation, digest=shown.digest) if shown else None,
+        operation=ShownOperation(seq=shown.seq, operation=shown.operation, digest=shown.digest, outcome=shown.outcome)
+        if shown
+        else None,
         last_error=LastError(
             name=error.name,
             code=error.code,

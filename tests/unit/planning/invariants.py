@@ -35,8 +35,6 @@ def why_away(world: World, name: str) -> str:
     if host is not None and host.spec.node_uid == node.metadata.uid:
         if host.spec.grant is not None and host.spec.grant.stage != RELEASE:
             return f"grant {host.spec.grant.stage} {host.spec.grant.seq}"
-        if node.ready and host.status.phase in ("Rebooting", "Trial") and host.status.boot_id == _boot(node):
-            return f"phase {host.status.phase}"
     mark = mark_of(node)
     if mark is not None and (host is None or host.spec.grant is None or mark.seq >= host.spec.grant.seq):
         return "cordon mark"  # one of a grant that is released came too late from a sleeper; the next pass lifts it
@@ -154,12 +152,23 @@ def check_plan(snapshot: Snapshot, decided: Plan) -> None:
         for standing in mine.standings:
             if standing.stand is not Stand.DONE and standing.node not in acted:
                 assert standing.node in decided.reasons, f"{standing} of {owner} has no reason"
+            host, node = snapshot.hosts.get(standing.node), snapshot.nodes[standing.node]
+            if owner.startswith("group/") and host is not None and _is_late(node, host):
+                counted = standing.node in snapshot.ledger.spec.holders or standing.node in decided.ledger.add
+                assert counted, f"{standing.node} will go back by itself and is not counted"
+                assert standing.node not in decided.ledger.remove
     for name, why in decided.reasons.items():
         assert "?" not in why.text, f"{name}: {why}"
         assert "?" not in why.remedy, f"{name}: {why.remedy}"
         assert why.code != "HP-0000", why.name
     for action in (*decided.actions, *decided.begin):
         _check_allowed(snapshot, decided, action)
+
+
+def _is_late(node: Node, host: Host) -> bool:
+    """On trial, or about to reboot, whatever its grant says: it will be away once more."""
+    same = host.spec.node_uid == node.metadata.uid and host.status.boot_id == _boot(node)
+    return node.ready and same and host.status.phase in ("Rebooting", "Trial")
 
 
 def _check_allowed(snapshot: Snapshot, decided: Plan, action: Action) -> None:

@@ -200,6 +200,8 @@ class Operator:
         fields: dict[str, Any] = {"grant": action.grant}
         if action.settings is not None:
             fields["settings"] = action.settings
+        if action.drop_image:
+            fields["image"] = None
         self._set_host(action.node, action.base, **fields)
         assert before is not None
         invariants.check_grant(self.world, before, self.world.hosts[action.node])
