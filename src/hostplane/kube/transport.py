@@ -1,8 +1,9 @@
 """HTTP/1.1 to one server over asyncio: requests on a few kept connections, streams on connections of their own.
 
-It exists because of memory and CPU (docs/decisions/001): a proxy runs on every node within 40 MiB, and the usual client
-libraries spend 10 to 20 MiB of that on their import. An API server needs little of HTTP, and this is that little: one
-request at a time on a connection, no redirects, no cookies, no compression, no pipelining, no HTTP proxies.
+What the bytes mean is h11's affair; here are the sockets, the pool, the bounds and the time-outs. It exists because of
+memory (docs/decisions/001): a proxy runs on every node within 40 MiB, and the usual client libraries spend 10 to 20 of
+those on their import. An API server needs one request at a time on a connection, no redirects, no cookies, no
+compression, no HTTP proxies.
 
 It refuses what it cannot bound: a head over 64 KiB, a body over the caller's limit, an answer later than its deadline.
 A connection is used again only after its answer was read to the end; a request cut short closes its connection.
@@ -17,14 +18,16 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
+import h11
 import msgspec
 
 from hostplane.errors import ClusterError, UnreachableError
 
-__all__ = ["Answer", "Chunked", "Counted", "Endpoint", "Pool", "Stream", "UntilEnd"]
+__all__ = ["Answer", "Endpoint", "Pool", "Stream"]
 
 _HEAD_LIMIT = 64 * 1024
-_READ_SIZE = 256 * 1024
+_HEAD_READ = 16 * 1024  # a head is looked at after every read, so reads this small keep its limit exact
+_READ_SIZE = 256 * 1024  # an API server makes thousands of small chunks: take all that arrived in one go
 _IDLE_SECONDS = 60.0  # the API server closes idle connections after 90 s; going first avoids the race
 
 
@@ -52,94 +55,16 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Counted:
-    """A body of `left` bytes. `feed` takes what arrived and returns what of it is body, until `done`."""
-
-    needs_end = True  # the connection ending before `done` is an error
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-        self.overrun = False
-
-    @property
-    def done(self) -> bool:
-        return self._left <= 0
-
-    def feed(self, data: bytes) -> bytes:
-        self._left -= len(data)
-        self.overrun = self._left < 0
-        return data[: self._left] if self.overrun else data
-
-
-class UntilEnd:
-    """A body that ends with the connection."""
-
-    needs_end = False
-    overrun = False
-    done = False
-
-    def feed(self, data: bytes) -> bytes:
-        self.done = not data
-        return data
-
-
-class Chunked:
-    """A body in chunks; an API server makes thousands of small ones, so all that arrived are taken in one go."""
-
-    needs_end = True
-
-    def __init__(self) -> None:
-        self._rest = b""  # the beginning of a line
-        self._left = 0  # of the chunk we are in
-        self._after_chunk = self._in_trailers = False
-        self.done = self.overrun = False
-
-    def feed(self, data: bytes) -> bytes:
-        """ValueError for what is not chunked."""
-        data, at, found = self._rest + data, 0, []
-        while at < len(data) and not self.done:
-            if self._left:
-                piece = data[at : at + self._left]
-                found.append(piece)
-                self._left -= len(piece)
-                at += len(piece)
-                continue
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                break
-            self._take_line(data[at:end])
-            at = end + 2
-        self._rest = data[at:]
-        self.overrun = self.done and at < len(data)
-        if len(self._rest) > _HEAD_LIMIT:
-            raise ValueError("a chunk's head is too long")
-        return b"".join(found)
-
-    def _take_line(self, line: bytes) -> None:
-        if self._in_trailers:
-            self.done = not line
-        elif self._after_chunk:
-            if line:
-                raise ValueError("a chunk is longer than it said")
-            self._after_chunk = False
-        else:
-            size = line.partition(b";")[0].strip()
-            if not size.isalnum():
-                raise ValueError("not a chunk's size")
-            self._left = int(size, 16)
-            self._after_chunk, self._in_trailers = self._left > 0, self._left == 0
-
-
 class _Connection:
-    """One socket. `fresh` until its first answer; `reusable` after an answer that leaves it open."""
+    """One socket; `reusable` after an answer that leaves it open."""
 
     def __init__(self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        self._line_end = f" HTTP/1.1\r\nhost: {self._host}:{endpoint.port}\r\n"
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        self._host = (b"host", f"{host}:{endpoint.port}".encode())
         self._prefix = endpoint.prefix
         self._reader, self._writer = reader, writer
-        self._headers: dict[str, str] = {}
-        self._without_body = False
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT - _HEAD_READ)
+        self.headers: dict[str, str] = {}
         self.reusable = False
         self.idle_since = 0.0
 
@@ -172,61 +97,49 @@ class _Connection:
     async def exchange(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> int:
         """Send a request, read the head of its answer; returns the status. The body is still to be read."""
         self.reusable = False
-        lines = [method, " ", self._prefix, target, self._line_end]
-        for name, value in headers.items():
-            lines += (name, ": ", value, "\r\n")
-        if body or method not in ("GET", "HEAD"):
-            lines += ("content-length: ", str(len(body)), "\r\n")
-        lines.append("\r\n")
-        self._writer.write("".join(lines).encode("latin-1") + body)
+        self._writer.write(self._encode(method, target, headers, body))
         await self._writer.drain()
-        status = 100
-        while 100 <= status < 200:  # interim answers say nothing
-            status = self._parse_head(await self._reader.readuntil(b"\r\n\r\n"))
-        self._without_body = status in (204, 304) or method == "HEAD"
-        return status
+        while not isinstance(event := self._http.next_event(), h11.Response):  # interim answers say nothing
+            if event is h11.NEED_DATA and not await self._receive(_HEAD_READ):
+                raise ConnectionError("the server closed the connection before it answered")
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+        return event.status_code
 
-    def _parse_head(self, head: bytes) -> int:
-        if len(head) > _HEAD_LIMIT:
-            raise ValueError("head too long")
-        first, *lines = head[:-4].decode("latin-1").split("\r\n")
-        version, _, rest = first.partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
-            raise ValueError("not HTTP/1")
-        self._headers = headers = {}
-        for line in lines:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        return int(rest[:3])
+    def _encode(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        lines = [self._host, *((name.encode(), value.encode()) for name, value in headers.items())]
+        if body or method not in ("GET", "HEAD"):
+            lines.append((b"content-length", b"%d" % len(body)))
+        send = self._http.send
+        try:
+            head = send(h11.Request(method=method, target=self._prefix + target, headers=lines))
+            return head + (send(h11.Data(data=body)) if body else b"") + send(h11.EndOfMessage())
+        except h11.LocalProtocolError:  # its message would show the header, and so perhaps a token
+            raise ValueError("the path, a header or a credential holds what HTTP does not allow") from None
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return self._headers
+    async def _receive(self, size: int) -> bool:
+        data = await self._reader.read(size)
+        self._http.receive_data(data)
+        return bool(data)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, piece by piece as it arrives. Sets `reusable` once it has ended properly."""
-        framing = self._framing()
-        while not framing.done:
-            data = await self._reader.read(_READ_SIZE)
-            if not data and framing.needs_end:
-                raise EOFError("the connection ended in the middle of an answer")
-            if piece := framing.feed(data):
-                yield piece
-        close = framing.overrun or self._headers.get("connection", "").lower() == "close"
-        self.reusable = framing.needs_end and not close
-
-    def _framing(self) -> Counted | Chunked | UntilEnd:
-        if self._without_body:
-            return Counted(0)
-        if self._headers.get("transfer-encoding", "").lower() == "chunked":
-            return Chunked()
-        if "content-length" in self._headers:
-            return Counted(int(self._headers["content-length"]))
-        return UntilEnd()
+        while True:
+            pieces: list[bytes] = []
+            while isinstance(event := self._http.next_event(), h11.Data):
+                pieces.append(event.data)
+            if pieces:
+                yield b"".join(pieces)
+            if event is not h11.NEED_DATA:
+                break
+            await self._receive(_READ_SIZE)
+        both_done = self._http.our_state is self._http.their_state is h11.DONE
+        if both_done and self._http.trailing_data == (b"", False):  # nothing came after the answer, not even the end
+            self._http.start_next_cycle()
+            self.reusable = True
 
     async def body(self, limit: int) -> bytes:
         """The whole body; ClusterError AnswerTooLarge once it passes `limit` bytes."""
-        if int(self._headers.get("content-length", 0)) > limit:
+        if int(self.headers.get("content-length", 0)) > limit:
             raise ClusterError("AnswerTooLarge", limit=limit)
         pieces: list[bytes] = []
         total = 0
@@ -249,7 +162,7 @@ class _Connection:
                 await self._writer.wait_closed()
 
 
-_BROKEN = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)  # TimeoutError and SSLError are OSErrors
+_BROKEN = (OSError, ValueError, h11.ProtocolError)  # TimeoutError and SSLError are OSErrors
 
 
 def _unreachable(endpoint: Endpoint, error: BaseException) -> UnreachableError:

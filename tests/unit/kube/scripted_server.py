@@ -87,20 +87,26 @@ async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextlib.asynccontextmanager
+async def serving(*scripts: Script) -> AsyncIterator[tuple[Server, Endpoint]]:
+    """A server with these scripts, and where it is."""
+    served = Server(list(scripts))
+    listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    served.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield served, Endpoint(host="127.0.0.1", port=served.port, prefix="/base")
+    finally:
+        served.close_connections()
+        listener.close()
+        await listener.wait_closed()
+
+
+@contextlib.asynccontextmanager
 async def scripted(
     *scripts: Script, who: Credentials | None = None, connections: int = 4, timeout: float = 5
 ) -> AsyncIterator[tuple[Server, Session]]:
     """A server with these scripts, and a session with it."""
-    served = Server(list(scripts))
-    listener = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    served.port = listener.sockets[0].getsockname()[1]
-    endpoint = Endpoint(host="127.0.0.1", port=served.port, prefix="/base")
     bucket = TokenBucket(1000, 1000)
-    pools = Pool(endpoint, connections), Pool(endpoint, 1)
-    async with Session(*pools, who or Credentials(token="secret"), "test", bucket, timeout) as session:
-        try:
+    async with serving(*scripts) as (served, endpoint):
+        pools = Pool(endpoint, connections), Pool(endpoint, 1)
+        async with Session(*pools, who or Credentials(token="secret"), "test", bucket, timeout) as session:
             yield served, session
-        finally:
-            served.close_connections()
-            listener.close()
-            await listener.wait_closed()
