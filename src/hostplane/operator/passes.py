@@ -60,6 +60,7 @@ class Passes:
         self._options, self._coalesce, self._clock, self._zone = options, coalesce, clock, zone
         self._wake = asyncio.Event()
         self._chains: dict[str, asyncio.Task[None]] = {}
+        self._patient: dict[str, float] = {}
         self._thought = 0.0  # seconds of planning in the last pass
         self.made = 0
 
@@ -105,16 +106,23 @@ class Passes:
             _log.warning("pass_failed", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
             return True
+        acts = [action for action in self._due(decided.actions) if action.node not in unsettled]
+        begin = [action for action in decided.begin if accepted and action.node not in unsettled]
         chains: dict[str, list[Action]] = {}
-        for action in (*decided.actions, *(decided.begin if accepted else ())):
+        for action in (*acts, *begin):
             chains.setdefault(action.node, []).append(action)
         for node, actions in chains.items():
-            if node not in unsettled:
-                self._chains[node] = group.create_task(self._do(node, actions))
-        self._reporter.report(decided, snapshot, now, begun=decided.begin if accepted else [])
+            self._chains[node] = group.create_task(self._do(node, actions))
+        self._reporter.report(decided, snapshot, now, acts, begin)
         self._metrics.pass_seconds.observe(time.perf_counter() - begun)
         self.made += 1
         return decided.restless or bool(decided.ledger) or bool(self._chains) or self._reporter.is_behind
+
+    def _due(self, actions: list[Action]) -> list[Action]:
+        """Those that nothing speaks against doing now: a patient one has been wished for in every pass for so long."""
+        now = time.monotonic()
+        self._patient = {a.node: self._patient.get(a.node, now) for a in actions if a.patience}
+        return [a for a in actions if now - self._patient.get(a.node, now) >= a.patience]
 
     async def _do(self, node: str, actions: list[Action]) -> None:
         try:

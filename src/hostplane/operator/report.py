@@ -61,10 +61,12 @@ class Reporter:
         """True while statuses wait to be written."""
         return bool(self._wanted)
 
-    def report(self, plan: Plan, snapshot: Snapshot, now: datetime, begun: Sequence[Action]) -> None:
-        """Take up what a pass decided; returns at once."""
+    def report(
+        self, plan: Plan, snapshot: Snapshot, now: datetime, acts: Sequence[Action], begun: Sequence[Action]
+    ) -> None:
+        """Take up what a pass decided, and of its `actions` and `begin` what is being done; returns at once."""
         self._statuses(plan, snapshot, now)
-        self._events(plan, snapshot, begun)
+        self._events(plan, snapshot, acts, begun)
         self._measure(plan, snapshot)
 
     def _statuses(self, plan: Plan, snapshot: Snapshot, now: datetime) -> None:
@@ -132,7 +134,7 @@ class Reporter:
             self._metrics.write_errors.labels(error.name).inc()
             _log.info("status_not_written", kind=resource.kind, name=mark[1], error=str(error))
 
-    def _events(self, plan: Plan, snapshot: Snapshot, begun: Sequence[Action]) -> None:
+    def _events(self, plan: Plan, snapshot: Snapshot, acts: Sequence[Action], begun: Sequence[Action]) -> None:
         by_owner: dict[str, list[str]] = {}
         for action in begun:
             if isinstance(action, Assign | SetGrant):
@@ -142,7 +144,7 @@ class Reporter:
         for owner, nodes in by_owner.items():
             why = reason("Granted", count=len(nodes), nodes=_some(nodes))
             self._emit(owner, snapshot, why)
-        for action in plan.actions:
+        for action in acts:
             if isinstance(action, EndOperation | Reclaim):
                 self._recorder.emit(OS, _owner_of(action, snapshot), action.reason, "Warning")
                 self._metrics.results.labels(action.reason.name).inc()

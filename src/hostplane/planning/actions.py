@@ -39,6 +39,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The root; `node` is whom it is about."""
 
     node: str
+    patience: float = 0
+    """Seconds for which this must be wished before it is done, because whoever should do it is probably about to."""
 
 
 class CreateHost(Action, frozen=True, kw_only=True, tag=True):

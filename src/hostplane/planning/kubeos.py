@@ -243,7 +243,7 @@ def _working(
             return Standing(name, Stand.WORKING, doing, again if now - begun >= _EVENT_GRACE else (), joins=joins)
         why = reason("EndingOperation", node=name)
         if not record.ended:  # done; the proxy is about to uncordon and to write idle, or has died before
-            note = _end(node, instance, record, now, why, nodestatus=instance.spec.nodestatus)
+            note = _end(node, instance, record, now, why, nodestatus=instance.spec.nodestatus, patience=_EVENT_GRACE)
             return Standing(name, Stand.WORKING, why, (note,), joins=joins)
         late: tuple[Action, ...] = (_reclaim(node, instance, record, now, why),)
         return Standing(name, Stand.WORKING, why, late if now - record.ended > _LABEL_GRACE else (), joins=joins)
@@ -336,7 +336,13 @@ def _reclaim(node: Node | None, instance: OSInstance, record: Record, now: int, 
 
 
 def _end(
-    node: Node, instance: OSInstance, record: Record, now: int, why: Reason, nodestatus: str = "idle"
+    node: Node,
+    instance: OSInstance,
+    record: Record,
+    now: int,
+    why: Reason,
+    nodestatus: str = "idle",
+    patience: float = 0,
 ) -> EndOperation:
     ended = msgspec.structs.replace(record, ended=now, why=_verdict(why))
     return EndOperation(
@@ -344,6 +350,7 @@ def _end(
         namespace=instance.metadata.namespace,
         body=_body(instance, {"nodestatus": nodestatus}, ended),
         reason=why,
+        patience=patience,
     )
 
 
