@@ -19,8 +19,9 @@ from hostplane.errors import ApiError
 __all__ = ["is_open", "kubeos_is_open", "window_length"]
 
 _LONGEST = timedelta(days=7)
-_DATED = re.compile(r"^(\d{4})-(\d{2})-(\d{2}) (\d{2}):(\d{2}):(\d{2})$", re.ASCII)
-_TIMED = re.compile(r"^(\d{2}):(\d{2}):(\d{2})$", re.ASCII)
+_DATED = re.compile(r"(\d{4})-(\d{2})-(\d{2}) (\d{2}):(\d{2}):(\d{2})", re.ASCII)
+_TIMED = re.compile(r"(\d{2}):(\d{2}):(\d{2})", re.ASCII)
+_LENGTH = re.compile(r"(\d{1,5})([hm])", re.ASCII)
 
 
 @lru_cache(maxsize=256)
@@ -35,10 +36,11 @@ def window_length(window: Window) -> timedelta:
     """The length of one opening.
 
     Raises:
-        ApiError: it is zero or longer than a week.
+        ApiError: it is zero, longer than a week or no length at all.
     """
-    amount = int(window.duration[:-1])
-    length = timedelta(hours=amount) if window.duration.endswith("h") else timedelta(minutes=amount)
+    found = _LENGTH.fullmatch(window.duration)
+    amount, unit = found.groups() if found else ("0", "m")
+    length = timedelta(hours=int(amount)) if unit == "h" else timedelta(minutes=int(amount))
     if not timedelta() < length <= _LONGEST:
         raise ApiError("WindowLength", duration=window.duration)
     return length
@@ -48,14 +50,17 @@ def is_open(windows: Sequence[Window], now: datetime) -> bool:
     """True inside any of the windows, or where there is none. `now` is aware.
 
     Raises:
-        ApiError: a zone is unknown or a length is impossible.
+        ApiError: a zone is unknown, a length is impossible or a start is no time of day.
     """
     return not windows or any(_one_is_open(window, now) for window in windows)
 
 
 def _one_is_open(window: Window, now: datetime) -> bool:
     zone, length = _zone(window.time_zone), window_length(window)
-    start = time.fromisoformat(window.start)
+    try:
+        start = time.fromisoformat(window.start)
+    except ValueError as error:
+        raise ApiError("WindowStart", start=window.start) from error
     today = now.astimezone(zone).date()
     for back in range(-1, length.days + 2):
         day = today - timedelta(days=back)
@@ -79,13 +84,13 @@ def kubeos_is_open(window: TimeWindow | None, now: datetime, zone: tzinfo) -> bo
         return True
     local = now.astimezone(zone).replace(tzinfo=None)
     try:
-        dated = _DATED.match(window.starttime), _DATED.match(window.endtime)
+        dated = _DATED.fullmatch(window.starttime), _DATED.fullmatch(window.endtime)
         if dated[0] and dated[1]:
             start, end = (datetime(*map(int, m.groups())) for m in dated if m)  # type: ignore[arg-type]  # six numbers
             if not start < end:
                 raise ApiError("TimeWindowOrder", start=window.starttime, end=window.endtime)
             return start < local < end
-        timed = _TIMED.match(window.starttime), _TIMED.match(window.endtime)
+        timed = _TIMED.fullmatch(window.starttime), _TIMED.fullmatch(window.endtime)
         if timed[0] and timed[1]:
             opens, closes = (time(*map(int, m.groups())) for m in timed if m)  # type: ignore[arg-type]  # three numbers
             clock = local.time()

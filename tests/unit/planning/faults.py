@@ -145,12 +145,10 @@ def node_is_replaced(world: World, target: int) -> None:
     world.instances.pop(name, None)
     if target % 2:
         world.hosts.pop(name, None)
-    add = add_host if name.startswith("h") else add_kubeos
-    incarnation = world.version
     if name.startswith("h"):
-        add_host(world, name, "web", incarnation)
+        add_host(world, name, "web", world.version)
     else:
-        add(world, name, incarnation=incarnation)
+        add_kubeos(world, name, world.version)
 
 
 def node_is_deleted(world: World, target: int) -> None:

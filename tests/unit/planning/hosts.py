@@ -271,14 +271,17 @@ class KubeOSNode(SimulatedNode):
         self._task = ""
         self._refreshing = ""
         self._was_idle = False
+        self._deaf: dict[str, str] = {}
+        """OS objects that did not own the node when it looked, in the version it saw; it looks again at another one."""
 
     def boot(self) -> None:
         super().boot()
-        self._task = self._refreshing = ""
+        self.crash_proxy()
 
     def crash_proxy(self) -> None:
         """The proxy starts anew and has forgotten what it was doing."""
         self._task = self._refreshing = ""
+        self._deaf = {}
 
     def act(self, world: World) -> None:
         name = self.name
@@ -294,7 +297,11 @@ class KubeOSNode(SimulatedNode):
             return
         owner = mine.spec.namespacedname
         os = world.oses.get(f"{owner.namespace}/{owner.name}") if owner else None
-        if os is None:
+        if owner is not None:
+            mine_key = f"{owner.namespace}/{owner.name}"
+            others = {key: other.metadata.resource_version for key, other in world.oses.items() if key != mine_key}
+            self._deaf = {**self._deaf, **others}
+        if os is None or self._deaf.get(mine_key) == os.metadata.resource_version:
             self._task = ""
             return
         idle = mine.spec.nodestatus == "idle"

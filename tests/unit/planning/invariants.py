@@ -32,9 +32,9 @@ def why_away(world: World, name: str) -> str:
     node, host, instance = world.nodes.get(name), world.hosts.get(name), world.instances.get(name)
     if node is None:
         return ""
-    if host is not None and host.spec.node_uid == node.metadata.uid:
-        if host.spec.grant is not None and host.spec.grant.stage != RELEASE:
-            return f"grant {host.spec.grant.stage} {host.spec.grant.seq}"
+    grant = host.spec.grant if host is not None and host.spec.node_uid == node.metadata.uid else None
+    if grant is not None and grant.stage != RELEASE:
+        return f"grant {grant.stage} {grant.seq}"
     mark = mark_of(node)
     if mark is not None and (host is None or host.spec.grant is None or mark.seq >= host.spec.grant.seq):
         return "cordon mark"  # one of a grant that is released came too late from a sleeper; the next pass lifts it

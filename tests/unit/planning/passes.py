@@ -11,12 +11,13 @@ import msgspec
 
 from hostplane.api.core import Node
 from hostplane.api.host import Host, HostSpec, Settings
-from hostplane.api.kubeos import NamespacedName, OSInstance
+from hostplane.api.kubeos import KubeOS, NamespacedName, OSInstance
 from hostplane.api.ledger import Holder
 from hostplane.api.meta import ObjectMeta
 from hostplane.errors import reason
 from hostplane.planning import actions, progress
 from hostplane.planning.cordon import MARK, cordon_patch, restore_patch
+from hostplane.planning.kubeos import NUDGE
 from hostplane.planning.plan import Plan, plan
 from hostplane.planning.snapshot import DrainView, Snapshot, Word
 
@@ -34,11 +35,13 @@ class Operator:
         self.world = world
         self.drains: dict[str, tuple[int, int]] = {}
         self.words: dict[str, Word] = {}
+        self.patient: dict[tuple[str, str], int] = {}
+        """What a pass wished that may come about by itself, and since when it has been wished."""
 
     def attach(self, world: World) -> Operator:
         """The same operator in a copy of its world."""
         twin = Operator(world)
-        twin.drains, twin.words = dict(self.drains), dict(self.words)
+        twin.drains, twin.words, twin.patient = dict(self.drains), dict(self.words), dict(self.patient)
         return twin
 
     def views(self) -> dict[str, DrainView]:
@@ -77,7 +80,12 @@ class Operator:
 
             yield change_ledger
         chains: dict[str, list[actions.Action]] = {}
+        wished = {(a.node, type(a).__name__): self.world.now for a in decided.actions if a.patience}
+        self.patient = {mark: self.patient.get(mark, since) for mark, since in wished.items()}
         for action in (*decided.actions, *(decided.begin if accepted[0] else ())):
+            since = self.patient.get((action.node, type(action).__name__), 0)
+            if action.patience and self.world.now - since < action.patience:
+                continue
             chains.setdefault(action.node, []).append(action)
         for chain in chains.values():
             alive = [True]
@@ -106,9 +114,9 @@ class Operator:
     def _statuses(self, snapshot: Snapshot, decided: Plan) -> Iterator[Callable[[], None]]:
         now = datetime.fromtimestamp(self.world.now, UTC)
         for name, mine in decided.rollouts.items():
-            status = progress.rollout_status(mine, now)
+            status = progress.rollout_status(mine, (), now)
             again = msgspec.structs.replace(mine, rollout=msgspec.structs.replace(mine.rollout, status=status))
-            assert progress.rollout_status(again, now) == status, "a status that is written is not equal to itself"
+            assert progress.rollout_status(again, (), now) == status, "a status that is written is not equal to itself"
             if status != mine.rollout.status:
                 yield partial(self._say, "rollouts", name, status)
         for name, why in decided.wishes.queued.items():
@@ -181,7 +189,7 @@ class Operator:
             case actions.LabelNode():
                 return [lambda: self.world.label_node(name, action.labels, action.base or None)]
             case actions.NudgeOS():
-                return []
+                return [lambda: self._nudge(name, action.token)]
         raise AssertionError(action)
 
     def _delete(self, kind: str, name: str, uid: str) -> None:
@@ -189,6 +197,13 @@ class Operator:
         if name not in store or store[name].metadata.uid != uid:
             raise Conflict(name)
         del store[name]
+
+    def _nudge(self, key: str, token: str) -> None:
+        def change(os: KubeOS) -> KubeOS:
+            meta = msgspec.structs.replace(os.metadata, annotations={NUDGE: token})
+            return msgspec.structs.replace(os, metadata=meta)
+
+        self.world.write("oses", key, None, change)
 
     def _set_host(self, name: str, base: str, **spec: Any) -> None:
         self.world.write(
