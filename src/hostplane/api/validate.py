@@ -22,12 +22,12 @@ from .nodegroup import NodeGroup
 from .osimage import OSImage
 from .rollout import Rollout, Step
 
-__all__ = ["MAX_DEPTH", "MAX_REASONS", "check_group", "check_os", "check_rollout", "check_schema_version"]
+__all__ = ["MAX_DEPTH", "MAX_REASONS", "check_group", "check_os", "check_rollout", "check_schema_version", "refusal"]
 
 MAX_REASONS = 20
 """At most so many warnings of one object; they share a condition's message."""
 MAX_DEPTH = 32
-"""Deeper values of a setting are reported; no file we edit nests like that."""
+"""Deeper values of a setting are reported and never handed on; no file we edit nests like that."""
 
 _LABEL_KEY = re.compile(
     r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII
@@ -53,6 +53,15 @@ def check_schema_version(obj: OSImage | NodeGroup | Rollout | Host | Ledger) -> 
     version = obj.spec.schema_version
     major = version.partition(".")[0]
     return None if major == "1" else reason("SchemaVersionUnknown", version=version[:32])
+
+
+def refusal(obj: KubeOS | NodeGroup | Rollout) -> Reason | None:
+    """Why nothing may be begun from this object: an unknown schema, or a value that nobody could handle."""
+    if isinstance(obj, KubeOS):
+        return _too_deep(obj.spec.sysconfigs) or _too_deep(obj.spec.upgradeconfigs)
+    if isinstance(obj, Rollout):
+        return check_schema_version(obj) or _too_deep(obj.spec.settings)
+    return check_schema_version(obj)
 
 
 def check_os(os: KubeOS) -> list[Reason]:
@@ -144,6 +153,14 @@ def _contents(config: SettingsModel) -> Iterator[Reason]:
             yield reason("SettingUnboots", key=setting.key)
         if _is_deeper(setting.value, MAX_DEPTH):
             yield reason("SettingTooDeep", key=_short(setting.key), limit=MAX_DEPTH)
+
+
+def _too_deep(settings: Settings | None) -> Reason | None:
+    for config in settings.configs if settings else ():
+        for setting in config.contents:
+            if _is_deeper(setting.value, MAX_DEPTH):
+                return reason("SettingTooDeep", key=_short(setting.key), limit=MAX_DEPTH)
+    return None
 
 
 def _is_deeper(value: Any, limit: int) -> bool:

@@ -63,7 +63,7 @@ class Informer(Generic[T]):
             page: objects per page of the list.
             watch_seconds: how long the server is asked to keep one watch, at most; each time up to a fifth less.
         """
-        self._session, self._resource = session, resource
+        self._session, self.resource = session, resource
         self._selection: dict[str, Any] = {
             "namespace": namespace,
             "label_selector": label_selector,
@@ -162,7 +162,7 @@ class Informer(Generic[T]):
         found: dict[str, T] = {}
         undecodable: dict[str, str] = {}
         version = ""
-        async for page in self._session.pages(self._resource, limit=self._page, **self._selection):
+        async for page in self._session.pages(self.resource, limit=self._page, **self._selection):
             for item in page.items:
                 found[_key(item)] = self._transform(item) if self._transform else item
             undecodable.update((each.key, each.why) for each in page.undecodable)
@@ -179,7 +179,7 @@ class Informer(Generic[T]):
     async def _follow(self) -> None:
         # Thousands of informers begin together after an outage; they should not come back together for ever after.
         seconds = max(1, round(self._watch_seconds * random.uniform(0.8, 1)))
-        async with self._session.watch(self._resource, self._version, seconds=seconds, **self._selection) as changes:
+        async with self._session.watch(self.resource, self._version, seconds=seconds, **self._selection) as changes:
             self._connected = True
             async for change in changes:
                 if not change.resource_version:  # it names no place to go on from; the next one will
@@ -208,7 +208,7 @@ class Informer(Generic[T]):
 
     def _put(self, key: str, new: T | None) -> None:
         old = self._objects.get(key)
-        if old == new:
+        if _is_same(old, new):
             return
         for name, function in self._index_functions.items():
             index = self._indexes[name]
@@ -226,6 +226,14 @@ class Informer(Generic[T]):
             self._objects[key] = new
         if self._on_change is not None:
             self._on_change(old, new)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Values that nest too deeply to be compared are never the same: reported once too often is safe."""
+    try:
+        return bool(old == new)
+    except RecursionError:
+        return False
 
 
 def _key(item: Any) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,10 +19,9 @@ import structlog
 
 from hostplane.api.host import HOST
 from hostplane.api.kubeos import OS
-from hostplane.api.meta import Resource
+from hostplane.api.meta import ObjectMeta, Resource
 from hostplane.api.nodegroup import NODEGROUP
 from hostplane.api.rollout import ROLLOUT
-from hostplane.api.validate import check_os
 from hostplane.errors import ClusterError, Reason, reason
 from hostplane.kube.events import EventRecorder
 from hostplane.kube.informer import Informer
@@ -54,6 +54,7 @@ class Reporter:
         self._wanted: dict[tuple[str, str], tuple[Resource[Any], Informer[Any], Any, Any, float]] = {}
         self._written: dict[tuple[str, str], tuple[Any, str, float]] = {}
         self._said: dict[str, str] = {}
+        self._unread: dict[tuple[Resource[Any], str], str] = {}
         self._wake = asyncio.Event()
 
     @property
@@ -67,23 +68,29 @@ class Reporter:
         """Take up what a pass decided, and of its `actions` and `begin` what is being done; returns at once."""
         self._statuses(plan, snapshot, now)
         self._events(plan, snapshot, acts, begun)
+        self._unreadable()
         self._measure(plan, snapshot)
 
     def _statuses(self, plan: Plan, snapshot: Snapshot, now: datetime) -> None:
         for name, mine in plan.rollouts.items():
-            self._want(ROLLOUT, self._world.rollouts, name, mine.rollout, progress.rollout_status(mine, now))
+            status = progress.rollout_status(mine, snapshot.warnings.get(f"rollout/{name}", ()), now)
+            self._want(ROLLOUT, self._world.rollouts, name, mine.rollout, status)
         for name, why in plan.wishes.queued.items():
             rollout = snapshot.rollouts[name]
             self._want(ROLLOUT, self._world.rollouts, name, rollout, progress.queued_status(rollout, why, now))
+        for name, why in plan.wishes.refused.items():
+            rollout = snapshot.rollouts[name]
+            self._want(ROLLOUT, self._world.rollouts, name, rollout, progress.refused_status(rollout, why, now))
         for owner, found in plan.owners.items():
+            warnings = snapshot.warnings.get(owner, ())
             if owner.startswith("os/"):
                 os = snapshot.oses[owner[3:]]
-                self._want(OS, self._world.oses, owner[3:], os, progress.os_status(os, found, check_os(os), now))
+                self._want(OS, self._world.oses, owner[3:], os, progress.os_status(os, found, warnings, now))
             else:
                 group = snapshot.groups[owner[6:]]
                 wish = plan.wishes.groups.get(owner[6:])
-                status = progress.group_status(group, found, wish, now)
-                self._want(NODEGROUP, self._world.groups, owner[6:], group, status)
+                standing = progress.group_status(group, found, wish, warnings, now)
+                self._want(NODEGROUP, self._world.groups, owner[6:], group, standing)
 
     def _want(self, resource: Resource[Any], cache: Informer[Any], key: str, stored: Any, status: Any) -> None:
         """Queue a status that differs. A new phase goes out at once, mere progress once a second."""
@@ -133,6 +140,18 @@ class Reporter:
         except ClusterError as error:
             self._metrics.write_errors.labels(error.name).inc()
             _log.info("status_not_written", kind=resource.kind, name=mark[1], error=str(error))
+
+    def _unreadable(self) -> None:
+        """Objects that do not decode have no status of ours to say so in."""
+        found = {(resource, key): why for resource, key, why in self._world.undecodable()}
+        for (resource, key), why in found.items():
+            if self._unread.get((resource, key)) != why:
+                namespace, _, name = key.rpartition("/")
+                about = SimpleNamespace(metadata=ObjectMeta(name=name, namespace=namespace))
+                told = reason("AnswerUndecodable", what=f"{resource.kind} {key}", why=why)
+                _log.warning("object_unreadable", kind=resource.kind, name=key, why=why)
+                self._recorder.emit(resource, about, told, "Warning")
+        self._unread = found
 
     def _events(self, plan: Plan, snapshot: Snapshot, acts: Sequence[Action], begun: Sequence[Action]) -> None:
         by_owner: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -18,11 +18,12 @@ from hostplane.api.core import NODE, Node
 from hostplane.api.host import HOST, Host
 from hostplane.api.kubeos import OS, OSINSTANCE, KubeOS, OSInstance
 from hostplane.api.ledger import LEDGER, LEDGER_NAME, Ledger
-from hostplane.api.meta import ObjectMeta
+from hostplane.api.meta import ObjectMeta, Resource
 from hostplane.api.nodegroup import NODEGROUP, NodeGroup
 from hostplane.api.osimage import OSIMAGE, OSImage
 from hostplane.api.rollout import ROLLOUT, Rollout
-from hostplane.errors import ClusterError
+from hostplane.api.validate import check_group, check_os, check_rollout, refusal
+from hostplane.errors import ClusterError, Reason
 from hostplane.kube.informer import Informer
 from hostplane.kube.session import Session
 from hostplane.planning.snapshot import DrainView, Snapshot, Word
@@ -58,8 +59,11 @@ def is_noise(old: Any, new: Any) -> bool:
     a, b = old.metadata, new.metadata
     if a.labels != b.labels or a.annotations != b.annotations or a.uid != b.uid or a.generation != b.generation:
         return False
-    same_spec = bool(old.spec == new.spec)
-    return same_spec and getattr(old, "status", None) == getattr(new, "status", None)
+    try:
+        same_spec = bool(old.spec == new.spec)
+        return same_spec and getattr(old, "status", None) == getattr(new, "status", None)
+    except RecursionError:  # values nested too deeply to be compared are never the same
+        return False
 
 
 class World:
@@ -68,21 +72,21 @@ class World:
     def __init__(self, session: Session, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         self.gone: dict[str, float] = {}
+        self._refused: dict[str, Reason] = {}
+        self._warnings: dict[str, list[Reason]] = {}
 
-        def informer(resource: Any, **more: Any) -> Informer[Any]:
-            return Informer(session, resource, on_change=self._changed, on_failure=_say_failure, **more)
+        def informer(resource: Any, on_change: Any = self._changed, **more: Any) -> Informer[Any]:
+            return Informer(session, resource, on_change=on_change, on_failure=_say_failure, **more)
 
-        self.nodes: Informer[Node] = Informer(
-            session, NODE, transform=_trim_node, on_change=self._node_changed, on_failure=_say_failure
-        )
+        self.nodes: Informer[Node] = informer(NODE, self._node_changed, transform=_trim_node)
         self.hosts: Informer[Host] = informer(HOST, transform=_trim_host)
         self.instances: Informer[OSInstance] = informer(
             OSINSTANCE, namespace=INSTANCE_NAMESPACE, transform=_trim_instance
         )
-        self.groups: Informer[NodeGroup] = informer(NODEGROUP)
-        self.rollouts: Informer[Rollout] = informer(ROLLOUT)
+        self.groups: Informer[NodeGroup] = informer(NODEGROUP, self._judged("group", check_group))
+        self.rollouts: Informer[Rollout] = informer(ROLLOUT, self._judged("rollout", check_rollout))
         self.images: Informer[OSImage] = informer(OSIMAGE)
-        self.oses: Informer[KubeOS] = informer(OS)
+        self.oses: Informer[KubeOS] = informer(OS, self._judged("os", check_os))
         self.ledger: Informer[Ledger] = informer(LEDGER)
 
     def _all(self) -> tuple[Informer[Any], ...]:
@@ -118,6 +122,12 @@ class World:
         """How long the oldest cut-off copy has been without its watch."""
         return max(informer.stale_seconds for informer in self._all())
 
+    def undecodable(self) -> Iterator[tuple[Resource[Any], str, str]]:
+        """(kind, key, why) of every object that exists and could not be read."""
+        for informer in self._all():
+            for key, why in informer.undecodable.items():
+                yield informer.resource, key, why
+
     def snapshot(self, drains: Mapping[str, DrainView], words: Mapping[str, Word], now: float) -> Snapshot:
         """What a pass looks at; `now` in seconds since 1970."""
         nodes = self.nodes.items()
@@ -131,19 +141,40 @@ class World:
             nodes=nodes,
             hosts=self.hosts.items(),
             instances=instances,
-            groups=self.groups.items(),
-            rollouts=self.rollouts.items(),
+            groups=dict(self.groups.items()),
+            rollouts=dict(self.rollouts.items()),
             images=self.images.items(),
-            oses=self.oses.items(),
+            oses=dict(self.oses.items()),
             ledger=ledger,
             drains=drains,
             words=words,
             gone=self.gone,
+            refused=dict(self._refused),
+            warnings=self._warnings,
+            unread=frozenset(self.oses.undecodable),
         )
 
     def _changed(self, old: Any, new: Any) -> None:
         if not is_noise(old, new):
             self._on_change()
+
+    def _judged(self, kind: str, check: Callable[[Any], list[Reason]]) -> Callable[[Any, Any], None]:
+        """Look once at each version of an object's spec for what stops it or is to be said of it."""
+
+        def changed(old: Any, new: Any) -> None:
+            meta = (old if new is None else new).metadata
+            key = "/".join(part for part in (kind, meta.namespace, meta.name) if part)
+            same = old is not None and new is not None and old.metadata.generation == new.metadata.generation
+            if not same or old.metadata.uid != new.metadata.uid:
+                self._refused.pop(key, None)
+                self._warnings.pop(key, None)
+                if new is not None and (why := refusal(new)) is not None:
+                    self._refused[key] = why
+                if new is not None and (found := check(new)):
+                    self._warnings[key] = found
+            self._changed(old, new)
+
+        return changed
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         if new is None and old is not None:

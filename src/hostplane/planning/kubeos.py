@@ -141,8 +141,7 @@ def observe(
 
 def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None, options: Options) -> Standing:
     name, have = node.metadata.name, node.status.node_info.os_image
-    spec, status = instance.spec.sysconfigs, instance.status.sysconfigs
-    applied = spec == status or _version(spec) == _version(status)
+    applied = _version(instance.spec.sysconfigs) == _version(instance.status.sysconfigs)
     if holder is None and applied and not wish.configures and have == wish.version:
         return Standing(name, Stand.DONE)  # the common case by far, before anything is parsed
     record = record_of(instance)

@@ -18,6 +18,7 @@ from hostplane.api.kubeos import CONFIGURING, SERIAL, UPGRADING
 from hostplane.api.ledger import MAX_BYTES, MAX_HOLDERS
 from hostplane.api.osimage import OSImage
 from hostplane.api.rollout import Rollout
+from hostplane.api.validate import check_schema_version
 from hostplane.errors import ApiError, Reason, reason
 
 from . import kubeos, native
@@ -94,7 +95,8 @@ class _Pass:
         self.snap, self.now, self.zone, self.options = snapshot, now, zone, options
         self.seconds = int(now.timestamp())
         self.members = membership(snapshot.nodes, snapshot.groups, snapshot.oses)
-        self.wishes = wishes(snapshot.groups, snapshot.rollouts)
+        refused = {key[8:]: why for key, why in snapshot.refused.items() if key.startswith("rollout/")}
+        self.wishes = wishes(snapshot.groups, snapshot.rollouts, refused)
         self.holders = snapshot.ledger.spec.holders
         self.ours, self.theirs = drivers(snapshot)
         self.actions: list[Action] = []
@@ -173,12 +175,15 @@ class _Pass:
         return Standing(standing.node, Stand.WAITING, reason("OwnedByOther", node=standing.node, other=owner))
 
     def _observe_native(self, wish: GroupWish | None, name: str) -> Standing:
-        snap = self.snap
+        snap, host = self.snap, self.snap.hosts.get(name)
+        unknown = check_schema_version(host) if host is not None else None
+        if unknown is not None:
+            return Standing(name, Stand.BLOCKED, unknown)
         return native.observe(
             wish,
             self._image(wish),
             snap.nodes[name],
-            snap.hosts.get(name),
+            host,
             self.ours.get(name),
             native.Seen(drain=snap.drains.get(name), word=snap.words.get(name)),
             self.seconds,
@@ -235,8 +240,11 @@ class _Pass:
         for standing in found:
             self._carry_on(owner, standing)
         mine.away = away.count
+        mine.hold = self.snap.refused.get(owner)
         try:
-            if owner.startswith(OS):
+            if mine.hold is not None:
+                pass
+            elif owner.startswith(OS):
                 self.actions += kubeos.nudge(self.snap.oses[owner[3:]], found, self.seconds)
                 self._begin_os(mine, away, cluster)
             else:

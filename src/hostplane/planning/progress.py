@@ -20,13 +20,14 @@ from .plan import OwnerPlan, RolloutPlan
 from .standing import Stand, Standing
 from .wishes import GroupWish
 
-__all__ = ["group_status", "os_status", "queued_status", "rollout_status"]
+__all__ = ["group_status", "os_status", "queued_status", "refused_status", "rollout_status"]
 
 
-def rollout_status(plan: RolloutPlan, now: datetime) -> RolloutStatus:
-    """The status of a Rollout in force."""
+def rollout_status(plan: RolloutPlan, warnings: Sequence[Reason], now: datetime) -> RolloutStatus:
+    """The status of a Rollout in force; `warnings` name what it says to no effect."""
     rollout, before = plan.rollout, plan.rollout.status
     counts = _counts(plan.standings)
+    left_out = sum(s.reason is not None and s.reason.name == "Skipped" for s in plan.standings)
     open_ends = counts.in_progress + counts.staged + counts.waiting
     if plan.hold is not None and open_ends:
         phase = RolloutPhase.PAUSED
@@ -54,25 +55,37 @@ def rollout_status(plan: RolloutPlan, now: datetime) -> RolloutStatus:
             rollout.metadata.generation,
             stamp,
             ("Progressing", phase == RolloutPhase.RUNNING, plan.hold or _progress(counts)),
-            ("Succeeded", phase == RolloutPhase.COMPLETE and not counts.failed, _outcome(counts)),
+            ("Succeeded", phase == RolloutPhase.COMPLETE and counts.done + left_out == counts.total, _outcome(counts)),
+            *_warning(warnings),
         ),
     )
 
 
 def queued_status(rollout: Rollout, why: Reason, now: datetime) -> RolloutStatus:
     """The status of a Rollout that waits for another."""
+    return _idle_status(rollout, RolloutPhase.QUEUED, "queued", why, now)
+
+
+def refused_status(rollout: Rollout, why: Reason, now: datetime) -> RolloutStatus:
+    """The status of a Rollout that is left alone, because it cannot be understood or handed on."""
+    return _idle_status(rollout, RolloutPhase.PAUSED, "left alone", why, now)
+
+
+def _idle_status(rollout: Rollout, phase: str, summary: str, why: Reason, now: datetime) -> RolloutStatus:
     return RolloutStatus(
         observed_generation=rollout.metadata.generation,
-        phase=RolloutPhase.QUEUED,
+        phase=phase,
         counts=rollout.status.counts,
-        summary="queued",
+        summary=summary,
         conditions=_conditions(
             rollout.status.conditions, rollout.metadata.generation, _stamp(now), ("Progressing", False, why)
         ),
     )
 
 
-def group_status(group: NodeGroup, plan: OwnerPlan, wish: GroupWish | None, now: datetime) -> NodeGroupStatus:
+def group_status(
+    group: NodeGroup, plan: OwnerPlan, wish: GroupWish | None, warnings: Sequence[Reason], now: datetime
+) -> NodeGroupStatus:
     """The status of a NodeGroup: its wish in force, and its budget in use."""
     rollout = wish.image or wish.settings if wish else None
     current = None
@@ -91,7 +104,7 @@ def group_status(group: NodeGroup, plan: OwnerPlan, wish: GroupWish | None, now:
         up_to_date=done,
         unavailable=plan.away,
         budget=plan.limit,
-        conditions=_owner_conditions(group.status.conditions, group.metadata.generation, plan, now, ()),
+        conditions=_owner_conditions(group.status.conditions, group.metadata.generation, plan, now, warnings),
     )
 
 
@@ -124,9 +137,11 @@ def _owner_conditions(
     ]
     if failed:
         rows.append(("Failed", True, reason("HostsFailed", failed=failed, total=len(plan.standings))))
-    if warnings:
-        rows.append(("Warning", True, warnings))
-    return _conditions(before, generation, _stamp(now), *rows)
+    return _conditions(before, generation, _stamp(now), *rows, *_warning(warnings))
+
+
+def _warning(warnings: Sequence[Reason]) -> list[tuple[str, bool, Sequence[Reason]]]:
+    return [("Warning", True, warnings)] if warnings else []
 
 
 def _counts(standings: Sequence[Standing]) -> Counts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -61,7 +61,11 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one pass looks at. `oses` is keyed by namespace/name, the rest by name; `gone` holds nodes that
-    vanished and when (seconds since 1970)."""
+    vanished and when (seconds since 1970).
+
+    `refused` and `warnings` are what api/validate.py says of owners (`os/NAMESPACE/NAME`, `group/NAME`) and of
+    `rollout/NAME`; `unread` holds the keys of OS objects that exist and do not decode.
+    """
 
     nodes: Mapping[str, Node] = {}
     hosts: Mapping[str, Host] = {}
@@ -74,3 +78,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     drains: Mapping[str, DrainView] = {}
     words: Mapping[str, Word] = {}
     gone: Mapping[str, float] = {}
+    refused: Mapping[str, Reason] = {}
+    warnings: Mapping[str, Sequence[Reason]] = {}
+    unread: frozenset[str] = frozenset()

@@ -96,7 +96,7 @@ def orphans(snap: Snapshot, in_oses: Collection[str], now: int) -> Iterator[Recl
         if owner is None:
             if instance.spec.nodestatus in ("idle", "") and (name not in holders or name in in_oses):
                 continue
-        elif f"{owner.namespace}/{owner.name}" in snap.oses:
+        elif (key := f"{owner.namespace}/{owner.name}") in snap.oses or key in snap.unread:
             continue
         node = snap.nodes.get(name)
         if node is not None and NEVER in node.metadata.labels:

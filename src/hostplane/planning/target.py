@@ -16,6 +16,7 @@ from hostplane.api.host import CONFIGURE, RELEASE, ROLLBACK, UPGRADE, Host, Imag
 from hostplane.api.meta import ObjectMeta
 from hostplane.api.osimage import OSImage
 from hostplane.api.rollout import Rollout, RolloutSpec
+from hostplane.api.validate import check_schema_version
 from hostplane.errors import Reason, reason
 
 from .actions import SetImage
@@ -58,14 +59,15 @@ def _image_target(rollout: Rollout, image: OSImage | None, node: Node, host: Hos
         return Target(unfit, rollout, rollout.spec.operation)
     if rollout.spec.operation == ROLLBACK:
         return _rollback_target(rollout, node, host, now)
+    missing = reason("ImageMissing", node=name, rollout=rollout.metadata.name) if image is None else None
+    missing = missing or (check_schema_version(image) if image is not None else None)
+    if image is None or missing is not None:
+        # Not blocked: a Rollout that counted as complete now would forget its steps and its threshold.
+        return Target(Standing(name, Stand.WAITING, missing), rollout, UPGRADE)
     architecture = node.status.node_info.architecture
-    variant = image.variant(architecture) if image else None
-    if image is None or variant is None:
-        why = (
-            reason("ImageMissing", node=name, rollout=rollout.metadata.name)
-            if image is None
-            else reason("NoVariant", node=name, architecture=architecture, image=image.metadata.name)
-        )
+    variant = image.variant(architecture)
+    if variant is None:
+        why = reason("NoVariant", node=name, architecture=architecture, image=image.metadata.name)
         return Target(Standing(name, Stand.BLOCKED, why), rollout, UPGRADE)
     status = host.status
     if status.active.digest == variant.digest and status.active.state == "Confirmed":

@@ -36,6 +36,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 
     groups: dict[str, GroupWish]
     queued: dict[str, Reason]
+    refused: dict[str, Reason]
+    """Rollouts that are left out altogether."""
 
 
 def is_complete(rollout: Rollout) -> bool:
@@ -49,8 +51,11 @@ def tag(rollout: Rollout) -> str:
     return f"{rollout.metadata.uid}/{rollout.metadata.generation}"
 
 
-def wishes(groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout]) -> Wishes:
-    """Sort the Rollouts by age and give each group what is in force."""
+def wishes(
+    groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout], refused: Mapping[str, Reason] | None = None
+) -> Wishes:
+    """Sort the Rollouts by age and give each group what is in force; `refused`, by name, are not looked at."""
+    refused = refused or {}
     active: dict[str, Rollout] = {}
     image: dict[str, Rollout] = {}
     settings: dict[str, Rollout] = {}
@@ -58,6 +63,8 @@ def wishes(groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout]) -> 
     claimed: dict[str, str] = {}
     for rollout in sorted(rollouts.values(), key=lambda r: (r.metadata.creation_timestamp, r.metadata.name)):
         name = rollout.metadata.name
+        if name in refused:
+            continue
         standing = settings if rollout.spec.operation == CONFIGURE else image
         if is_complete(rollout):
             for group in rollout.spec.groups:
@@ -80,4 +87,5 @@ def wishes(groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout]) -> 
             for name, group in groups.items()
         },
         queued=queued,
+        refused={name: why for name, why in refused.items() if name in rollouts},
     )

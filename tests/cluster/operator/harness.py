@@ -1,6 +1,6 @@
 """A cluster for the operator in one event loop: the real API server, the real operator, nodes that answer at once.
 
-`NativeHosts` plays kubelet, proxy and agent of our hosts through the API alone, as the real ones do;
+`native_play.py` plays kubelet, proxy and agent of our hosts through the API alone, as the real ones do;
 `hostplane.local.kubeos_node` does it for KubeOS's. `Cluster` sees every version of every object and holds the
 invariants against it. Each kind is checked on its own, because only the changes of one kind arrive in the order in
 which they were made.
@@ -21,10 +21,11 @@ from hostplane.api.core import NODE, Node
 from hostplane.api.host import HOST, Host
 from hostplane.api.kubeos import CONFIGURING, OS, OSINSTANCE, UPGRADING, OSInstance
 from hostplane.api.ledger import LEDGER, Ledger
+from hostplane.api.meta import Resource
 from hostplane.api.nodegroup import NODEGROUP
 from hostplane.api.osimage import OSIMAGE
 from hostplane.api.rollout import ROLLOUT
-from hostplane.errors import ClusterError, UnreachableError
+from hostplane.errors import UnreachableError
 from hostplane.kube.informer import Informer
 from hostplane.kube.session import Session
 from hostplane.local.kubeos_node import KubeOSNodes
@@ -91,12 +92,6 @@ class Cluster:
         self.tasks.append(self.group.create_task(nodes.run()))
         return nodes
 
-    def add_native_hosts(self) -> NativeHosts:
-        """The agents of all native nodes."""
-        hosts = NativeHosts(self)
-        self.listeners.append(hosts.look)
-        return hosts
-
     def _changed(self, old: Any, new: Any) -> None:
         self._change.set()
         self._check()
@@ -134,6 +129,30 @@ class Cluster:
                             await self._change.wait()
         except TimeoutError:
             raise AssertionError(f"not within {seconds} s: {what or holds}\n{self.describe()}") from None
+
+    async def follows(
+        self,
+        resource: Resource[Any],
+        name: str,
+        holds: Callable[[Any], bool],
+        seconds: float = 30.0,
+        namespace: str | None = None,
+    ) -> Any:
+        """One object, as soon as `holds` of it; it is read again at every change of its kind."""
+        found = None
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    listed = await self.session.list(resource, namespace)
+                    found = next((item for item in listed.items if item.metadata.name == name), None)
+                    if found is not None and holds(found):
+                        return found
+                    async with self.session.watch(resource, listed.resource_version, namespace) as changes:
+                        async for change in changes:
+                            if change.object is not None:
+                                break
+        except TimeoutError:
+            raise AssertionError(f"not within {seconds} s: {found}\n{self.describe()}") from None
 
     def describe(self) -> str:
         """Everything a failed test wants to know."""
@@ -174,22 +193,26 @@ class Cluster:
         }
         await self.session.create(OS, OS.manifest(name, namespace, spec=whole), namespace)
 
-    async def add_rollout(
-        self, name: str = "to-v2", image: str = "v2", groups: tuple[str, ...] = ("g",), **spec: Any
-    ) -> None:
-        """A Rollout and its OSImage."""
+    async def add_image(self, version: str) -> None:
+        """An OSImage, named as its version."""
         variant = {
             "architecture": "amd64",
             "format": "rootTar",
-            "ref": f"http://127.0.0.1/{image}.tar",
-            "digest": DIGESTS[image],
+            "ref": f"http://127.0.0.1/{version}.tar",
+            "digest": DIGESTS[version],
             "size": 1024,
         }
-        with contextlib.suppress(ClusterError):
-            await self.session.create(
-                OSIMAGE, OSIMAGE.manifest(image, spec={"distro": "demo", "version": image, "variants": [variant]})
-            )
-        whole = {"operation": "upgrade", "image": image, "groups": list(groups), "trialSeconds": 60, **spec}
+        spec = {"distro": "demo", "version": version, "variants": [variant]}
+        await self.session.create(OSIMAGE, OSIMAGE.manifest(version, spec=spec))
+
+    async def add_rollout(
+        self, name: str = "to-v2", image: str = "v2", groups: tuple[str, ...] = ("g",), **spec: Any
+    ) -> None:
+        """An upgrade and its OSImage."""
+        await self.add_image(image)
+        whole = {"operation": "upgrade", "groups": list(groups), "trialSeconds": 60, **spec}
+        if "images" not in spec:
+            whole["image"] = image
         await self.session.create(ROLLOUT, ROLLOUT.manifest(name, spec=whole))
 
     async def add_native_node(self, name: str, group: str = "g", **labels: str) -> None:
@@ -200,6 +223,10 @@ class Cluster:
         """A NodeGroup over the node label group=NAME."""
         whole = {"selector": {"matchLabels": {"group": name}}, **spec}
         await self.session.create(NODEGROUP, NODEGROUP.manifest(name, spec=whole))
+
+    async def change_group(self, name: str = "g", **spec: Any) -> None:
+        """Merge fields into a NodeGroup's spec."""
+        await self.session.patch(NODEGROUP, name, {"spec": spec})
 
     def versions(self) -> dict[str, str]:
         """What every node says it runs."""
@@ -229,103 +256,6 @@ def node_status(version: str, boot: str, ready: bool = True) -> dict[str, Any]:
         "lastTransitionTime": now,
     }
     return {"nodeInfo": info, "conditions": [condition]}
-
-
-class NativeHosts:
-    """Kubelet, proxy and agent of native hosts: stage, reboot into the trial at Switch, commit at Confirm.
-
-    `returns` nodes come back on their old slot; `silent` ones never report after their switch.
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.returns: set[str] = set()
-        self.silent: set[str] = set()
-        self.reboots: list[str] = []
-        self._busy: set[str] = set()
-        self._changed: set[str] = set()
-
-    def look(self, old: Any, new: Any) -> None:
-        """A Host changed: answer; one that is being answered is looked at once more."""
-        if isinstance(new, Host):
-            name = new.metadata.name
-            self._changed.add(name)
-            if name not in self._busy:
-                self._busy.add(name)
-                self.cluster.tasks.append(self.cluster.group.create_task(self._answer(name)))
-
-    async def _answer(self, name: str) -> None:
-        try:
-            while name in self._changed:
-                self._changed.discard(name)
-                with contextlib.suppress(ClusterError):
-                    status = await self._next(await self.cluster.session.get(HOST, name))
-                    if status is not None:
-                        await self.cluster.session.patch(HOST, name, {"status": status}, subresource="status")
-        finally:
-            self._busy.discard(name)
-
-    async def _next(self, host: Host) -> dict[str, Any] | None:
-        name, status, spec = host.metadata.name, host.status, host.spec
-        base = {"schema": "1.0", "protocol": 1}
-        if not status.phase:
-            slots = {"A": slot("Confirmed", "v1"), "B": {"state": "Empty", "digest": "", "version": "", "size": 0}}
-            boot = f"{name}-boot-0"
-            return {**base, "phase": "Idle", "activeSlot": "A", "bootId": boot, "seq": 0, "slots": slots}
-        grant = spec.grant
-        passive = "B" if status.active_slot == "A" else "A"
-        image = spec.image
-        known = {status.active.digest, status.passive.digest}
-        if image is not None and image.digest not in known and status.phase in ("Idle", "Staged"):
-            return {"phase": "Staged", "slots": {passive: slot("Staged", image.version, image.digest)}}
-        if grant is None:
-            return None
-        if grant.stage == "Switch" and status.seq < grant.seq:
-            if name in self.silent:
-                return None
-            return await self._reboot(host, passive)
-        if grant.stage == "Confirm" and status.phase == "Trial":
-            return {"phase": "Idle", "slots": {status.active_slot: {"state": "Confirmed"}}}
-        if grant.stage == "Release" and status.seq < grant.seq:
-            return {"phase": "Idle" if status.phase in ("Returned", "Trial") else status.phase, "seq": grant.seq}
-        return None
-
-    async def _reboot(self, host: Host, passive: str) -> dict[str, Any]:
-        name, grant, status = host.metadata.name, host.spec.grant, host.status
-        assert grant is not None
-        self.reboots.append(name)
-        boot = status.boot_id + "+"
-        version = status.slots[passive].version
-        operation = {"seq": grant.seq, "operation": grant.operation, "digest": grant.digest}
-        if name in self.returns:
-            await self.cluster.session.patch(
-                NODE, name, {"status": node_status(status.active.version, boot)}, subresource="status"
-            )
-            error = {"name": "TrialFailed", "code": "HP-6000", "message": "x", "reasonClass": "HostFault"}
-            error["digest"] = grant.digest
-            return {
-                "phase": "Returned",
-                "bootId": boot,
-                "seq": grant.seq,
-                "operation": operation,
-                "lastError": error,
-                "failedDigests": [{"digest": grant.digest, "name": "HostReturned", "attempt": 0}],
-                "slots": {passive: {"state": "Bad"}},
-            }
-        await self.cluster.session.patch(NODE, name, {"status": node_status(version, boot)}, subresource="status")
-        return {
-            "phase": "Trial",
-            "bootId": boot,
-            "activeSlot": passive,
-            "seq": grant.seq,
-            "operation": operation,
-            "slots": {passive: {"state": "Trial"}},
-        }
-
-
-def slot(state: str, version: str, digest: str = "") -> dict[str, Any]:
-    """A slot as an agent reports it."""
-    return {"state": state, "version": version, "digest": digest or DIGESTS[version], "size": 1024}
 
 
 @contextlib.asynccontextmanager

@@ -86,16 +86,8 @@ async def os_says(
     world: Cluster, holds: Callable[[KubeOS], bool], name: str = "pool", namespace: str = "default"
 ) -> KubeOS:
     """Follow one OS object until `holds` of it."""
-    async with asyncio.timeout(30):
-        while True:
-            listed = await world.session.list(OS, namespace)
-            found = next(os for os in listed.items if os.metadata.name == name)
-            if holds(found):
-                return found
-            async with world.session.watch(OS, listed.resource_version, namespace) as changes:
-                async for change in changes:
-                    if change.object is not None and change.object.metadata.name == name:
-                        break
+    found: KubeOS = await world.follows(OS, name, holds, namespace=namespace)
+    return found
 
 
 def condition(os: Any, type_: str) -> Condition | None:

@@ -9,6 +9,7 @@ import pytest
 
 from hostplane.local.controlplane import ControlPlane
 from tests.cluster.operator.harness import Cluster, cluster, operator
+from tests.cluster.operator.native_play import add_hosts
 
 NODES = ("n1", "n2")
 _MOST_WRITES = 80
@@ -34,9 +35,7 @@ async def _kubeos(world: Cluster) -> None:
 
 
 async def _native(world: Cluster) -> None:
-    world.add_native_hosts()
-    for name in NODES:
-        await world.add_native_node(name)
+    await add_hosts(world, *NODES)
     await world.add_group(maxUnavailable=1)
     await world.add_rollout()
 
