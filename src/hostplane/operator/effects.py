@@ -107,8 +107,8 @@ class Effects:
         if action.settings is not None:
             configs = msgspec.to_builtins(action.settings.configs)
             spec["settings"] = {"version": action.settings.version, "configs": configs}
-        body = {"metadata": {"resourceVersion": action.base}, "spec": spec}
-        self._world.hosts.put(await self._session.patch(HOST, action.node, body))
+        metadata = {"resourceVersion": action.base, "annotations": action.marks}
+        self._world.hosts.put(await self._session.patch(HOST, action.node, {"metadata": metadata, "spec": spec}))
 
     @_do.register
     async def _(self, action: actions.Cordon) -> None:

@@ -72,6 +72,8 @@ class SetGrant(Action, frozen=True, kw_only=True, tag=True):
     base: str
     settings: Settings | None = None
     drop_image: bool = False
+    marks: dict[str, str] = {}
+    """Annotations that go with it."""
 
 
 class Cordon(Action, frozen=True, kw_only=True, tag=True):

@@ -39,7 +39,7 @@ from .actions import AskWord, Cordon, CreateHost, DeleteHost, SetGrant, StartDra
 from .cordon import MARK, mark_of
 from .snapshot import DrainView, Options, Word
 from .standing import Stand, Standing
-from .target import Target, target_of
+from .target import ROLLED_BACK, Target, target_of
 from .verdict import past
 from .wishes import GroupWish, tag
 
@@ -290,6 +290,9 @@ def _release(
 ) -> Standing:
     """The reverse of a grant: one number higher, so that nothing of the old one can still be obeyed."""
     released = msgspec.structs.replace(grant, seq=grant.seq + 1, stage=RELEASE, at=now, why=why, verdict=verdict)
-    action = SetGrant(node=host.metadata.name, base=host.metadata.resource_version, grant=released)
+    # The next grant, perhaps one for settings, takes this one's place: that the host went back must outlive it.
+    went_back = {ROLLED_BACK: grant.rollout.partition("/")[0]} if grant.operation == ROLLBACK and not why else {}
+    base = host.metadata.resource_version
+    action = SetGrant(node=host.metadata.name, base=base, grant=released, marks=went_back)
     told = detail or (past(why, node.metadata.name) if why else None)
     return Standing(node.metadata.name, Stand.WORKING, told, (action,))

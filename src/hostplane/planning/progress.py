@@ -23,6 +23,10 @@ from .wishes import GroupWish
 __all__ = ["group_status", "os_status", "queued_status", "refused_status", "rollout_status"]
 
 
+_USUAL = frozenset({"AwaitingStaging", "Staging", "NotReported", "OwnedByOther", "CordonLeft", "NodeReplaced"})
+_STUCK = frozenset({"DrainBlocked", "DrainInterrupted", "UpgradeFirst"})
+
+
 def rollout_status(plan: RolloutPlan, warnings: Sequence[Reason], now: datetime) -> RolloutStatus:
     """The status of a Rollout in force; `warnings` name what it says to no effect."""
     rollout, before = plan.rollout, plan.rollout.status
@@ -56,6 +60,7 @@ def rollout_status(plan: RolloutPlan, warnings: Sequence[Reason], now: datetime)
             stamp,
             ("Progressing", phase == RolloutPhase.RUNNING, plan.hold or _progress(counts)),
             ("Succeeded", phase == RolloutPhase.COMPLETE and counts.done + left_out == counts.total, _outcome(counts)),
+            *_hindered(plan.standings),
             *_warning(warnings),
         ),
     )
@@ -137,7 +142,24 @@ def _owner_conditions(
     ]
     if failed:
         rows.append(("Failed", True, reason("HostsFailed", failed=failed, total=len(plan.standings))))
+    rows += _hindered(plan.standings)
     return _conditions(before, generation, _stamp(now), *rows, *_warning(warnings))
+
+
+def _hindered(standings: Sequence[Standing]) -> list[tuple[str, bool, Sequence[Reason]]]:
+    """Hosts that do not get on, each with its reason; what passes by itself within a usual operation is left out."""
+    found = [s.reason for s in standings if s.reason is not None and _is_hindered(s.stand, s.reason.name)]
+    return [("Hindered", True, found)] if found else []
+
+
+def _is_hindered(stand: Stand, why: str) -> bool:
+    match stand:
+        case Stand.FAILED | Stand.BLOCKED:
+            return why != "Skipped"
+        case Stand.WAITING:
+            return why not in _USUAL
+        case _:
+            return why in _STUCK
 
 
 def _warning(warnings: Sequence[Reason]) -> list[tuple[str, bool, Sequence[Reason]]]:

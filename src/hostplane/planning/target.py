@@ -24,11 +24,13 @@ from .standing import Stand, Standing
 from .verdict import past
 from .wishes import GroupWish
 
-__all__ = ["BACK_OFF", "Target", "target_of"]
+__all__ = ["BACK_OFF", "ROLLED_BACK", "Target", "target_of"]
 
 BACK_OFF = 300
 """Seconds before a host whose operation ended without a verdict is tried again."""
 PROTOCOL = 1
+ROLLED_BACK = "hostplane.dev/rolled-back"
+"""On a Host: uid of the last Rollout that it went back for, so that it does so once."""
 _NO_ROLLOUT = Rollout(metadata=ObjectMeta(), spec=RolloutSpec(operation=CONFIGURE, groups=[]))
 
 
@@ -110,7 +112,8 @@ def _upgrade_standing(rollout: Rollout, image: OSImage, wanted: ImageRef, name: 
 def _rollback_target(rollout: Rollout, node: Node, host: Host, now: int) -> Target:
     name, back = node.metadata.name, host.status.passive
     grant = host.spec.grant
-    if grant is not None and _is_of(grant.rollout, rollout) and grant.stage == RELEASE and not grant.why:
+    is_its_end = grant is not None and _is_of(grant.rollout, rollout) and grant.stage == RELEASE and not grant.why
+    if is_its_end or host.metadata.annotations.get(ROLLED_BACK) == rollout.metadata.uid:
         return Target(Standing(name, Stand.DONE), rollout, ROLLBACK)
     came_to_nothing = _ended_badly(rollout, host, name, back.digest, now)
     if came_to_nothing is not None:

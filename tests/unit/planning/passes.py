@@ -205,10 +205,16 @@ class Operator:
 
         self.world.write("oses", key, None, change)
 
-    def _set_host(self, name: str, base: str, **spec: Any) -> None:
-        self.world.write(
-            "hosts", name, base, lambda h: msgspec.structs.replace(h, spec=msgspec.structs.replace(h.spec, **spec))
-        )
+    def _set_host(self, name: str, base: str, marks: dict[str, str] | None = None, **spec: Any) -> None:
+        def change(host: Host) -> Host:
+            notes = {**host.metadata.annotations, **(marks or {})}
+            return msgspec.structs.replace(
+                host,
+                metadata=msgspec.structs.replace(host.metadata, annotations=notes),
+                spec=msgspec.structs.replace(host.spec, **spec),
+            )
+
+        self.world.write("hosts", name, base, change)
 
     def _set_grant(self, action: actions.SetGrant) -> None:
         before = self.world.hosts.get(action.node)
@@ -217,7 +223,7 @@ class Operator:
             fields["settings"] = action.settings
         if action.drop_image:
             fields["image"] = None
-        self._set_host(action.node, action.base, **fields)
+        self._set_host(action.node, action.base, action.marks, **fields)
         assert before is not None
         invariants.check_grant(self.world, before, self.world.hosts[action.node])
 
