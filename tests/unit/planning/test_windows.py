@@ -54,8 +54,15 @@ def test_both_forms_leave_their_ends_out(window: TimeWindow, clock: str, is_in: 
 
 @pytest.mark.parametrize(
     ("clock", "is_in"),
-    [("21:59:59", False), ("22:00:00", False), ("23:00:00", True), ("00:00:00", True), ("01:00:00", True)]
-    + [("02:00:00", False), ("12:00:00", False)],
+    [
+        ("21:59:59", False),
+        ("22:00:00", False),
+        ("23:00:00", True),
+        ("00:00:00", True),
+        ("01:00:00", True),
+        ("02:00:00", False),
+        ("12:00:00", False),
+    ],
 )
 def test_an_end_before_the_start_wraps_midnight(clock: str, is_in: bool) -> None:
     assert kubeos_is_open(kubeos("22:00:00", "02:00:00"), at(f"2026-03-01 {clock}"), UTC) is is_in
