@@ -6,9 +6,9 @@ Against a throw-away API server (`hostplane local up --hosts 0 --no-operator`): 
 bench-*. Each candidate runs in a process of its own and does the same: patch `writes` Nodes at 4, 8 and 100
 connections, list all Nodes, then read the watch events that its own patches made. Lists and events are decoded into the
 same trimmed msgspec type, except by lightkube as it is, which has types of its own. CPU is that process's own; the
-server's is not counted. Candidates that are not installed are named and left out:
+server's is not counted. Candidates that are not installed are named and left out; this installs them into .venv:
 
-    uv run --with lightkube --with aiohttp --with h11 python bench/http_client.py
+    uv pip install --group bench
 """
 
 from __future__ import annotations
@@ -45,20 +45,19 @@ class Node(ApiStruct, frozen=True, kw_only=True, gc=False):
 
 
 NODE = Resource(Node, "", "v1", "Node", "nodes")
+OURS = "kube/ on h11"
 NEEDS = {
     "lightkube": "lightkube",
     "httpx2": "httpx2",
     "aiohttp": "aiohttp",
-    "h11": "h11",
-    "hostplane": "hostplane.kube.session",
+    OURS: "hostplane.kube.session",
     "lightkube.config + aiohttp": "lightkube",
 }
 IMPORTS = {
     "lightkube": "import asyncio, lightkube, lightkube.resources.core_v1",
     "httpx2": "import asyncio, ssl, msgspec, httpx2",
     "aiohttp": "import asyncio, ssl, msgspec, aiohttp",
-    "h11": "import asyncio, ssl, msgspec, h11",
-    "hostplane": "import hostplane.kube.informer",
+    OURS: "import hostplane.kube.informer",
     "lightkube.config + aiohttp": "import asyncio, msgspec, lightkube.config.kubeconfig, aiohttp",
 }
 CONNECTIONS = (4, 8, 100)
@@ -232,63 +231,11 @@ class Aiohttp(Plain):
                 yield chunk
 
 
-class H11(Plain):
-    """h11's protocol over asyncio streams: what a parser from a library would cost in our own transport."""
-
-    async def connect(self) -> None:
-        self.free: list[Any] = []
-        self.slots = asyncio.Semaphore(self.connections)
-
-    async def exchange(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Any:
-        import h11
-
-        if self.free:
-            reader, writer, connection = self.free.pop()
-        else:
-            reader, writer = await asyncio.open_connection(
-                self.endpoint.host, self.endpoint.port, ssl=self.endpoint.tls, limit=256 * 1024
-            )
-            connection = h11.Connection(our_role=h11.CLIENT)
-        named = [("host", self.endpoint.host), *headers.items(), ("content-length", str(len(body)))]
-        data = connection.send(h11.Request(method=method, target=target, headers=named))
-        data += connection.send(h11.Data(data=body)) + connection.send(h11.EndOfMessage())
-        writer.write(data)
-        await writer.drain()
-        return reader, writer, connection
-
-    async def parts(self, reader: Any, connection: Any) -> AsyncIterator[bytes]:
-        import h11
-
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                connection.receive_data(await reader.read(256 * 1024))
-            elif isinstance(event, h11.Data):
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return
-
-    async def send(self, method: str, target: str, headers: dict[str, str], body: bytes) -> bytes:
-        async with self.slots:
-            reader, writer, connection = await self.exchange(method, target, headers, body)
-            answer = b"".join([part async for part in self.parts(reader, connection)])
-            connection.start_next_cycle()
-            self.free.append((reader, writer, connection))
-            return answer
-
-    async def chunks(self, target: str) -> AsyncIterator[bytes]:
-        reader, writer, connection = await self.exchange("GET", target, self.headers, b"")
-        async for part in self.parts(reader, connection):
-            yield part
-        writer.close()
-
-
 CANDIDATES: dict[str, type[Candidate]] = {
     "lightkube": Lightkube,
     "httpx2": Httpx,
     "aiohttp": Aiohttp,
-    "h11": H11,
-    "hostplane": Hostplane,
+    OURS: Hostplane,
 }
 
 
