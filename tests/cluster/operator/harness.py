@@ -5,8 +5,7 @@
 invariants against it. Each kind is checked on its own, because only the changes of one kind arrive in the order in
 which they were made.
 
-`MortalSession` dies before or after a chosen write: nothing it is asked afterwards reaches the server, as if the
-process had been killed there.
+`sessions.py` has what an operator's connection may meet.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from hostplane.api.core import NODE, Node
 from hostplane.api.host import HOST, Host
@@ -25,48 +24,17 @@ from hostplane.api.meta import Resource
 from hostplane.api.nodegroup import NODEGROUP
 from hostplane.api.osimage import OSIMAGE
 from hostplane.api.rollout import ROLLOUT
-from hostplane.errors import UnreachableError
 from hostplane.kube.informer import Informer
 from hostplane.kube.session import Session
 from hostplane.local.kubeos_node import KubeOSNodes
 from hostplane.operator.config import OperatorConfig
 from hostplane.operator.main import Operator
 from hostplane.planning.snapshot import Options
+from tests.cluster.operator.sessions import MortalSession
 
 DIGESTS = {version: "sha256:" + str(index) * 64 for index, version in enumerate(("v1", "v2", "v3"), 1)}
 LEASE = 0.6
-
-
-class MortalSession(Session):
-    """A session that dies at a write: `die_at` counts from 1, before or after it is made."""
-
-    die_at = 0
-    after = False
-    writes = 0
-    dead: asyncio.Event
-    delay: Callable[[str, str], Awaitable[None]] | None = None
-
-    async def _call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
-        if not hasattr(self, "dead"):
-            self.dead = asyncio.Event()
-        if self.dead.is_set():
-            raise UnreachableError("ServerUnreachable", url="dead", why="killed")
-        counted = method != "GET" and "/leases" not in path and "/events" not in path
-        if counted:
-            self.writes += 1
-            mine = self.writes
-            if mine == self.die_at and not self.after:
-                await self._die()
-        if self.delay is not None:
-            await self.delay(method, path)
-        answer = await super()._call(method, path, *args, **kwargs)
-        if counted and mine == self.die_at and self.after:
-            await self._die()
-        return answer
-
-    async def _die(self) -> None:
-        self.dead.set()
-        await asyncio.Event().wait()
+AnySession = TypeVar("AnySession", bound=MortalSession)
 
 
 class Cluster:
@@ -279,17 +247,21 @@ async def cluster(kubeconfig: str, budget: int | None = None) -> AsyncIterator[C
 
 @contextlib.asynccontextmanager
 async def operator(
-    kubeconfig: str, options: Options | None = None, **mortal: Any
-) -> AsyncIterator[tuple[Operator, MortalSession]]:
-    """A running operator; cancelled at the end of the context."""
-    async with await MortalSession.open(kubeconfig, 4, "operator", rate=5000, burst=5000) as session:
-        session.dead = asyncio.Event()
-        for name, value in mortal.items():
+    kubeconfig: str,
+    options: Options | None = None,
+    kind: type[AnySession] = MortalSession,  # type: ignore[assignment]  # a default for a type variable
+    lease_seconds: float = LEASE,
+    **traits: Any,
+) -> AsyncIterator[tuple[Operator, AnySession]]:
+    """A running operator; cancelled at the end of the context. `traits` are set on its session."""
+    async with await kind.open(kubeconfig, 4, "operator", rate=5000, burst=5000) as session:
+        session.begin()
+        for name, value in traits.items():
             setattr(session, name, value)
         config = OperatorConfig(
             kubeconfig=kubeconfig,
             health_port=-1,
-            lease_seconds=LEASE,
+            lease_seconds=lease_seconds,
             coalesce_seconds=0.02,
             options=options or Options(),
         )

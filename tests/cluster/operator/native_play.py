@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 from typing import Any
 
 from hostplane.api.core import NODE, Node
 from hostplane.api.host import HOST, Grant, Host, HostStatus, ImageRef
 from hostplane.api.nodegroup import NODEGROUP, NodeGroup
 from hostplane.api.rollout import ROLLOUT, Rollout
-from hostplane.errors import ClusterError
+from hostplane.errors import ClusterError, NotFoundError
 from tests.cluster.operator.harness import DIGESTS, Cluster, node_status
 
 _RESTING = ("Idle", "Staged", "Failed", "Returned")
@@ -56,10 +56,15 @@ class NativeHosts:
         try:
             while name in self._changed:
                 self._changed.discard(name)
-                with contextlib.suppress(ClusterError):
+                try:
                     status = await self._next(await self.cluster.session.get(HOST, name))
                     if status is not None:
                         await self.cluster.session.patch(HOST, name, {"status": status}, subresource="status")
+                except NotFoundError:
+                    pass
+                except ClusterError:
+                    self._changed.add(name)
+                    await asyncio.sleep(0.1)
         finally:
             self._busy.discard(name)
 
