@@ -4,8 +4,8 @@
 
 It says `ready`, and on a line `go VERSION` takes every node in turn: one conditional update of the Ledger for all that
 came and went in the last 100 ms, as the operator paces itself, then for each node its OSInstance and its label, through
-the same client with the same number of connections. A slot is free when the node lost its label. There is no Lease, no
-Event and no status, and nothing is ever checked.
+the same client with the same number of connections. A slot is free when the node has made its last write, the idle
+OSInstance, so it keeps the same budget as the operator. There is no Lease, no Event, no status and no check.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from hostplane.api.core import NODE, Node
-from hostplane.api.kubeos import OS, OSINSTANCE, UPGRADING
+from hostplane.api.core import NODE
+from hostplane.api.kubeos import OS, OSINSTANCE, UPGRADING, OSInstance
 from hostplane.api.ledger import LEDGER, LEDGER_NAME
 from hostplane.errors import NotFoundError
 from hostplane.kube.informer import Informer
@@ -41,10 +41,11 @@ class _Loop:
         self._freed: list[str] = []
         self._busy: set[str] = set()
         self._wake = asyncio.Event()
-        self.nodes = Informer(session, NODE, on_change=self._changed)
+        self._boots: dict[str, str] = {}
+        self.instances = Informer(session, OSINSTANCE, namespace=_NAMESPACE, on_change=self._changed)
 
-    def _changed(self, old: Node | None, new: Node | None) -> None:
-        if new is None or old is None or UPGRADING not in old.metadata.labels or UPGRADING in new.metadata.labels:
+    def _changed(self, old: OSInstance | None, new: OSInstance | None) -> None:
+        if new is None or old is None or new.spec.nodestatus != "idle":
             return
         if new.metadata.name in self._busy:
             self._busy.discard(new.metadata.name)
@@ -54,9 +55,9 @@ class _Loop:
     async def all(self, say_ready: Callable[[], None]) -> None:
         """Every node once, after `go`."""
         ledger = await self._ledger()
-        instances = await self._session.list(OSINSTANCE, _NAMESPACE)
-        versions = {i.metadata.name: i.metadata.resource_version for i in instances.items}
-        waiting = sorted(self.nodes.items(), reverse=True)
+        nodes = await self._session.list(NODE)
+        self._boots = {node.metadata.name: node.status.node_info.boot_id for node in nodes.items}
+        waiting = sorted(self._boots, reverse=True)
         say_ready()
         await asyncio.to_thread(sys.stdin.readline)
         uid = (await self._session.get(OS, self._name, self._namespace)).metadata.uid
@@ -84,7 +85,7 @@ class _Loop:
                 }
                 version = (await self._session.patch(LEDGER, LEDGER_NAME, body)).metadata.resource_version
                 for index, name in enumerate(taken):
-                    group.create_task(self._assign(name, versions[name], first + 2 * index, uid))
+                    group.create_task(self._assign(name, first + 2 * index, uid))
                 if not waiting and not self._busy and not self._freed:
                     return
                 await self._wake.wait()
@@ -96,14 +97,13 @@ class _Loop:
         except NotFoundError:
             return await self._session.create(LEDGER, LEDGER.manifest(LEDGER_NAME, spec={"nextSeq": 1}))
 
-    async def _assign(self, name: str, version: str, seq: int, uid: str) -> None:
-        node = self.nodes.items()[name]
-        record = Record(
-            os=uid, generation=1, seq=seq, boot=node.status.node_info.boot_id, at=int(time.time()), schedulable=True
-        )
+    async def _assign(self, name: str, seq: int, uid: str) -> None:
+        boot, now = self._boots[name], int(time.time())
+        record = Record(os=uid, generation=1, seq=seq, boot=boot, at=now, schedulable=True)
+        instance = self.instances.items()[f"{_NAMESPACE}/{name}"]
         body = {
             "metadata": {
-                "resourceVersion": version,
+                "resourceVersion": instance.metadata.resource_version,
                 "annotations": {OPERATION: msgspec.json.encode(record).decode()},
             },
             "spec": {
@@ -121,8 +121,8 @@ async def _main(options: argparse.Namespace) -> None:
         options.kubeconfig, options.connections, "bench-bareloop", rate=rate, burst=int(rate * 2)
     ) as session:
         loop = _Loop(session, options.slots, options.os)
-        watching = asyncio.create_task(loop.nodes.run())
-        await loop.nodes.synced()
+        watching = asyncio.create_task(loop.instances.run())
+        await loop.instances.synced()
         await loop.all(lambda: print("ready", flush=True))
         watching.cancel()
 
