@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hostplane.agent.state import Slot
 from hostplane.planning.plan import Plan
 from hostplane.planning.standing import Stand
 
@@ -23,7 +24,7 @@ PASSES = 400
 STRIDE = 5
 
 
-def native(count: int = 2, **group: Any) -> World:
+def native(count: int = 2, max_unavailable: int = 1, **rollout: Any) -> World:
     """Hosts with our agent, on v1, and a Rollout to v2."""
     world = World()
     for i in range(count):
@@ -31,8 +32,8 @@ def native(count: int = 2, **group: Any) -> World:
         labels = {"pool": "web", "hostplane.dev/agent": "native"}
         world.nodes[name] = build.node(name, labels=labels, boot=f"{name}/0")
         world.machines[name] = NativeHost(name)
-    world.groups["web"] = build.group(**group)
-    world.rollouts["up"] = build.rollout(trial_seconds=600, failure_threshold=count + 1)
+    world.groups["web"] = build.group(max_unavailable=max_unavailable)
+    world.rollouts["up"] = build.rollout(trial_seconds=600, failure_threshold=count + 1, **rollout)
     world.images["v2"] = build.image()
     return world
 
@@ -117,12 +118,26 @@ WORLDS: dict[str, Callable[[], World]] = {
     "native, one at a time": lambda: native(2),
     "native, two at a time": lambda: native(3, max_unavailable=2),
     "native, one goes back": lambda: with_machine(native(2), "n0", sick=frozenset({"v2"})),
+    "native, in steps": lambda: native(3, steps=[build.Step(nodes=1, soak_seconds=60)]),
+    "native, rollback": lambda: both_slots(native(2, operation="rollback")),
+    "native, settings": lambda: native(3, operation="configure", settings=build.settings("s1")),
+    "native, settings refused": lambda: with_machine(
+        native(2, operation="configure", settings=build.settings("s1")), "n0", settings_refused=True
+    ),
     "KubeOS, one at a time": lambda: kubeos(2),
     "KubeOS, two at a time": lambda: kubeos(3, maxunavailable=2),
     "KubeOS, serial": lambda: kubeos(3, maxunavailable=2, executionmode="serial"),
     "KubeOS, one comes back wrong": lambda: with_machine(kubeos(3, maxunavailable=2), "n0", wrong=frozenset({"v2"})),
     "KubeOS, settings": lambda: kubeos(2, opstype="config", osversion="v1", sysconfigs=build.settings("s1")),
 }
+
+
+def both_slots(world: World) -> World:
+    """Hosts that came from v0 and could go back to it."""
+    for machine in world.machines.values():
+        assert isinstance(machine, NativeHost)
+        machine.state = machine.state.with_slot("B", Slot("Confirmed", build.digest("v0"), "v0", 10))
+    return world
 
 
 def with_machine(world: World, name: str, **fields: Any) -> World:
@@ -173,3 +188,58 @@ def test_an_operator_that_slept_changes_nothing(name: str) -> None:
                 assert settle(twin, successor.attach(twin)) == wanted
             if quiet:
                 break
+
+
+GONE: dict[str, tuple[str, Callable[[World], None]]] = {
+    "the Rollout is deleted": ("native, one at a time", lambda world: world.rollouts.clear()),
+    "the Rollout is paused": ("native, one at a time", lambda world: world.bump("rollouts", "up", paused=True)),
+    "the Rollout wants v1": ("native, two at a time", lambda world: world.bump("rollouts", "up", image="v1")),
+    "the group is deleted": ("native, one at a time", lambda world: world.groups.clear()),
+    "the group is hidden": ("native, one at a time", lambda world: world.bump("groups", "web", mode="Hidden")),
+    "the OS wants v1": ("KubeOS, two at a time", lambda world: world.bump("oses", "default/pool", osversion="v1")),
+    "the OS is deleted": ("KubeOS, one at a time", lambda world: world.oses.clear()),
+    "the OS is for others": (
+        "KubeOS, one at a time",
+        lambda world: world.bump("oses", "default/pool", nodeselector="x"),
+    ),
+    "settings are withdrawn": ("KubeOS, settings", lambda world: world.bump("oses", "default/pool", sysconfigs=None)),
+}
+
+
+@pytest.mark.parametrize("change", GONE)
+def test_a_sleeper_wakes_after_the_wish_has_gone(change: str) -> None:
+    """What it still means to begin must be refused: nobody counts it any more."""
+    name, happen = GONE[change]
+    for pause in pauses(WORLDS[name]()):
+        world, _, rest = pause.enter()
+        if next(rest, None) is None:
+            continue
+        world.images["v1"] = build.image("v1")
+        happen(world)
+        successor = Operator(world)
+        for passes in range(PASSES):
+            decided = successor.do_all()
+            world.tick()
+            if passes % (2 * STRIDE) == 0 or not world.ledger.spec.holders:
+                _, asleep, rest = pause.enter()
+                twin = asleep.world = world.copy()
+                for write in rest:
+                    write()
+                rested(twin, successor.attach(twin))
+            if not world.ledger.spec.holders and not decided.actions:
+                break
+        else:
+            raise AssertionError(f"still held: {world.ledger.spec.holders}")
+
+
+def rested(world: World, operator: Operator) -> None:
+    """Run until nobody is held; nothing of ours is left on any node then."""
+    for _ in range(PASSES):
+        decided = operator.do_all()
+        if not world.ledger.spec.holders and not decided.actions:
+            break
+        world.tick()
+    assert not world.ledger.spec.holders
+    for node in world.nodes.values():
+        assert not node.metadata.annotations
+        assert not node.spec.unschedulable
