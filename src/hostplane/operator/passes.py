@@ -5,8 +5,9 @@ made while it had one are dropped, because the next pass has them again, from a 
 chain ends, another pass follows, so a slot that became free is filled at once. Only the Ledger's update is waited for:
 nothing may begin before it was accepted; so it goes ahead of all writes that queue.
 
-While busy, passes begin `coalesce_seconds` apart, or further where planning would take more than half of the time; the
-first change after a rest is acted on at once.
+While busy, passes begin `coalesce_seconds` apart, or further where planning would take more than a fifth of the time: no
+answer to a write is read meanwhile, and the few connections would stand idle. The first change after a rest is acted on
+at once.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = ["Passes"]
 _log = structlog.get_logger(__name__)
 _RESTLESS_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
+_SPACING = 5.0
 
 
 class Passes:
@@ -86,7 +88,7 @@ class Passes:
                 await self._wake.wait()
         except TimeoutError:
             return
-        due = begun + max(self._coalesce, 2 * self._thought)
+        due = begun + max(self._coalesce, _SPACING * self._thought)
         if restless and (wait := due - time.monotonic()) > 0:
             await asyncio.sleep(wait)
 
