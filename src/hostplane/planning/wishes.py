@@ -1,7 +1,9 @@
 """Which Rollout is in force for a group: one unfinished one at a time, oldest first; then the last complete one.
 
 A complete Rollout stays its group's wish, so that a node that joins late or was reinstalled catches up under the same
-budget and windows. Images and settings are wishes of their own: a configure Rollout does not end an image's wish.
+budget and windows. Images and settings are wishes of their own: a configure Rollout does not end an image's wish. Once
+a younger one of its kind is complete, an older one is never in force again: whoever edits it would send the group back
+to what it says, and then forward again to what the younger one says.
 """
 
 from __future__ import annotations
@@ -51,6 +53,14 @@ def tag(rollout: Rollout) -> str:
     return f"{rollout.metadata.uid}/{rollout.metadata.generation}"
 
 
+def _is_settings(rollout: Rollout) -> bool:
+    return rollout.spec.operation == CONFIGURE
+
+
+def _age(rollout: Rollout) -> tuple[str, str]:
+    return rollout.metadata.creation_timestamp, rollout.metadata.name
+
+
 def wishes(
     groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout], refused: Mapping[str, Reason] | None = None
 ) -> Wishes:
@@ -61,24 +71,31 @@ def wishes(
     settings: dict[str, Rollout] = {}
     queued: dict[str, Reason] = {}
     claimed: dict[str, str] = {}
-    for rollout in sorted(rollouts.values(), key=lambda r: (r.metadata.creation_timestamp, r.metadata.name)):
-        name = rollout.metadata.name
-        if name in refused:
-            continue
-        standing = settings if rollout.spec.operation == CONFIGURE else image
+    in_order = sorted((r for n, r in rollouts.items() if n not in refused), key=_age)
+    newest = {(_is_settings(r), group): r for r in in_order if is_complete(r) for group in r.spec.groups}
+    for rollout in in_order:
+        name, kind = rollout.metadata.name, _is_settings(rollout)
+        standing = settings if kind else image
         if is_complete(rollout):
             for group in rollout.spec.groups:
                 if group not in active:
                     standing[group] = rollout
             continue
-        before = next((claimed[g] for g in rollout.spec.groups if g in claimed), None)
-        for group in rollout.spec.groups:
+        younger = {g: r for g in rollout.spec.groups if (r := newest.get((kind, g))) and _age(r) > _age(rollout)}
+        mine = [g for g in rollout.spec.groups if g not in younger]
+        before = next((claimed[g] for g in mine if g in claimed), None)
+        for group in mine:
             claimed.setdefault(group, name)
-        if before is not None:
+        if not mine:
+            by = next(iter(younger.values())).metadata.name
+            queued[name] = reason("RolloutSuperseded", rollout=name, by=by)
+        elif not any(g in groups for g in mine):
+            queued[name] = reason("GroupMissing", rollout=name, groups=", ".join(mine))
+        elif before is not None:
             queued[name] = reason("RolloutQueued", rollout=name, before=before)
-            continue
-        for group in rollout.spec.groups:
-            active[group] = standing[group] = rollout
+        else:
+            for group in mine:
+                active[group] = standing[group] = rollout
     return Wishes(
         groups={
             name: GroupWish(

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from hostplane.api.core import Node, NodeCondition, NodeInfo, NodeSpec, NodeStatus
-from hostplane.api.host import Host, HostSpec, HostStatus, Settings, SettingsModel, SlotStatus
+from hostplane.api.host import Host, HostSpec, HostStatus, ImageRef, Settings, SettingsModel, SlotStatus
 from hostplane.api.kubeos import (
     NODE_SELECTOR,
     KubeOS,
@@ -35,6 +35,7 @@ __all__ = [
     "os_object",
     "rollout",
     "settings",
+    "wanted",
 ]
 
 BORN = "2026-01-01T00:00:00Z"
@@ -149,6 +150,19 @@ def image(version: str = "v2", *, architecture: str = "amd64", reachable_from: l
     return OSImage(
         metadata=ObjectMeta(name=version),
         spec=OSImageSpec(distro="test", version=version, variants=[variant], reachable_from=reachable_from or []),
+    )
+
+
+def wanted(picture: OSImage, attempt: int = 0) -> ImageRef:
+    """The image as a Host's spec names it."""
+    variant = picture.spec.variants[0]
+    return ImageRef(
+        format=variant.format,
+        ref=variant.ref,
+        digest=variant.digest,
+        size=variant.size,
+        version=picture.spec.version,
+        attempt=attempt,
     )
 
 

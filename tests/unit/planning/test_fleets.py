@@ -105,7 +105,7 @@ def finish(story: Story) -> None:
         assert not {label for label in node.metadata.labels if label.startswith("upgrade.openeuler.org/upg")}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(FLEETS, EVENTS, DEATHS)
 def test_whatever_happens_no_promise_is_broken_and_all_get_there(
     config: dict[str, Any], events: Any, deaths: Any
