@@ -5,9 +5,9 @@ made while it had one are dropped, because the next pass has them again, from a 
 chain ends, another pass follows, so a slot that became free is filled at once. Only the Ledger's update is waited for:
 nothing may begin before it was accepted; so it goes ahead of all writes that queue.
 
-While busy, passes begin `coalesce_seconds` apart, or further where planning would take more than a fifth of the time: no
-answer to a write is read meanwhile, and the few connections would stand idle. The first change after a rest is acted on
-at once.
+While busy, passes begin `coalesce_seconds` apart, or further where planning would take more than a fifth of the time:
+no answer to a write is read meanwhile, and the few connections would stand idle. The first change after a rest is
+acted on at once.
 """
 
 from __future__ import annotations
