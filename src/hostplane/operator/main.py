@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 import structlog
 
 from hostplane.api.ledger import LEDGER
-from hostplane.errors import ClusterError, LocalError, NotFoundError, Reason, UnreachableError, reason
+from hostplane.errors import ClusterError, ConflictError, LocalError, NotFoundError, Reason, UnreachableError, reason
 from hostplane.kube.events import EventRecorder
 from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
@@ -158,7 +158,8 @@ class Operator:
             await self._session.request("GET", f"/api/v1/namespaces/{namespace}")
         except NotFoundError:
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-            await self._session.request("POST", "/api/v1/namespaces", body)
+            with contextlib.suppress(ConflictError):  # the other replica was first
+                await self._session.request("POST", "/api/v1/namespaces", body)
             _log.info("namespace_created", namespace=namespace)
         except ClusterError as error:
             if isinstance(error, UnreachableError):

@@ -71,7 +71,9 @@ class FrozenSession(MortalSession):
         super().begin()
         self.frozen, self._running = asyncio.Event(), asyncio.Event()
         self._running.set()
-        self.held = self.late = 0
+        self.held = self.late = self._begun = 0
+        self.refused: Counter[str] = Counter()
+        self._sent: set[asyncio.Future[Any]] = set()
 
     def thaw(self) -> None:
         """Go on: what was to be written goes out first, then the watches catch up."""
@@ -79,17 +81,32 @@ class FrozenSession(MortalSession):
 
     async def _call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
         if is_write(method, path):
-            self.writes += 1
-            if self.writes == self.freeze_at:
+            self._begun += 1
+            if self._begun == self.freeze_at:
                 self.frozen.set()
                 self._running.clear()
-        held = is_write(method, path) and not self._running.is_set()
-        self.held += held
+        if self._running.is_set() or not is_write(method, path):
+            await self._running.wait()
+            return await super()._call(method, path, *args, **kwargs)
+        self.held += 1
+        sent = asyncio.ensure_future(self._send_late(method, path, *args, **kwargs))
+        self._sent.add(sent)
+        return await asyncio.shield(sent)  # it is on its way: nobody's cancellation calls it back
+
+    async def _send_late(self, *args: Any, **kwargs: Any) -> Any:
         await self._running.wait()
         try:
-            return await super()._call(method, path, *args, **kwargs)
+            return await super()._call(*args, **kwargs)
+        except ClusterError as error:
+            self.refused[error.name] += 1
+            raise
         finally:
-            self.late += held
+            self.late += 1
+
+    async def close(self) -> None:
+        self.thaw()
+        await asyncio.gather(*self._sent, return_exceptions=True)
+        await super().close()
 
     @contextlib.asynccontextmanager
     async def watch(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
