@@ -206,13 +206,15 @@ def _summary(done: int, total: int, failed: int, working: int) -> str:
 
 
 def _eta(started: str, counts: Counts, now: datetime) -> int | None:
-    """Seconds until the rest is done at the rate so far; rounded to 10 s, so that it does not change all the time."""
+    """Seconds until the rest is done at the rate so far; to two digits, so that it does not change all the time."""
     rest = counts.total - counts.done - counts.failed - counts.skipped
     through = counts.done + counts.failed
     elapsed = (now - datetime.fromisoformat(started)).total_seconds()
     if not through or elapsed <= 0 or rest <= 0:
         return None
-    return round(elapsed / through * rest / 10) * 10
+    seconds = elapsed / through * rest
+    unit = max(10, 10 ** (len(str(int(seconds))) - 2))
+    return int(round(seconds / unit) * unit)
 
 
 def _conditions(
