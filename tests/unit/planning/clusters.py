@@ -42,14 +42,7 @@ def staged(name: str, **fields: Any) -> Host:
         "A": SlotStatus(state="Confirmed", digest=build.digest("v1"), version="v1"),
         "B": SlotStatus(state="Staged", digest=build.digest("v2"), version="v2"),
     }
-    known: dict[str, Any] = {
-        "schema": "1.0",
-        "protocol": 1,
-        "phase": "Staged",
-        "boot_id": "boot-1",
-        "active_slot": "A",
-        "slots": slots,
-    }
+    known: dict[str, Any] = {"schema": "1.0", "protocol": 1, "phase": "Staged", "boot_id": "boot-1", "active_slot": "A"}
     return build.host(name, status=HostStatus(slots=slots, **known), **{"image": V2_REF, **fields})
 
 
