@@ -66,6 +66,11 @@ class Passes:
         self._thought = 0.0  # seconds of planning in the last pass
         self.made = 0
 
+    @property
+    def under_way(self) -> int:
+        """Nodes with writes under way."""
+        return len(self._chains)
+
     def wake(self) -> None:
         """Something changed: make a pass soon."""
         self._wake.set()
@@ -108,7 +113,7 @@ class Passes:
             _log.warning("pass_failed", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
             return True
-        acts = [action for action in self._due(decided.actions) if action.node not in unsettled]
+        acts = [action for action in self._due(decided.actions, now.timestamp()) if action.node not in unsettled]
         begin = [action for action in decided.begin if accepted and action.node not in unsettled]
         chains: dict[str, list[Action]] = {}
         for action in (*acts, *begin):
@@ -120,9 +125,8 @@ class Passes:
         self.made += 1
         return decided.restless or bool(decided.ledger) or bool(self._chains) or self._reporter.is_behind
 
-    def _due(self, actions: list[Action]) -> list[Action]:
+    def _due(self, actions: list[Action], now: float) -> list[Action]:
         """Those that nothing speaks against doing now: a patient one has been wished for in every pass for so long."""
-        now = time.monotonic()
         self._patient = {a.node: self._patient.get(a.node, now) for a in actions if a.patience}
         return [a for a in actions if now - self._patient.get(a.node, now) >= a.patience]
 
