@@ -34,6 +34,7 @@ class NativeHosts:
         self.idle: set[str] = set()
         self.unsettled: set[str] = set()
         self.reason_class = "HostFault"
+        self.reboot_seconds = 0.0
         self.reboots: list[str] = []
         self.staged: list[tuple[str, str, int]] = []
         self._busy: set[str] = set()
@@ -100,6 +101,7 @@ class NativeHosts:
 
     async def _reboot(self, host: Host, grant: Grant) -> dict[str, Any]:
         name, status = host.metadata.name, host.status
+        await asyncio.sleep(self.reboot_seconds)
         self.reboots.append(name)
         target, boot = _passive(status), status.boot_id + "+"
         operation = {"seq": grant.seq, "operation": grant.operation, "digest": grant.digest, "outcome": ""}

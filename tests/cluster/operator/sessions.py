@@ -20,7 +20,7 @@ __all__ = ["FaultySession", "ForgetfulSession", "FrozenSession", "MortalSession"
 
 def is_write(method: str, path: str) -> bool:
     """Whether a request counts among an operator's writes."""
-    return method != "GET" and "/leases" not in path and "/events" not in path and "/namespaces?" not in path
+    return method != "GET" and "/leases" not in path and "/events" not in path and path != "/api/v1/namespaces"
 
 
 class MortalSession(Session):
