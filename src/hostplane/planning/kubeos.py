@@ -122,9 +122,9 @@ def observe(
     labels = node.metadata.labels
     labelled = UPGRADING in labels or CONFIGURING in labels
     if instance is None:
-        return Standing(
-            name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=holder is not None and not labelled
-        )
+        # One in the Ledger had an OSInstance when it was let in; that it is missing may be what a late copy shows.
+        leaves = holder is not None and not labelled and now - holder.since > options.gone_grace
+        return Standing(name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=leaves)
     busy = instance.spec.nodestatus not in ("idle", "")
     if not busy and not labelled:
         return _at_rest(wish, node, instance, holder, options)
@@ -196,13 +196,17 @@ def _ending(
     """Idle but labelled: KubeOS's proxy is about to un-label. If it never does, we do it ourselves."""
     name = node.metadata.name
     since = record.ended or record.at
-    if holder is not None and holder.seq != record.seq:
-        since = max(since, holder.since)  # the record is of an earlier operation, or there is none
+    is_older = holder is not None and holder.seq != record.seq  # of an earlier operation, or a late copy
+    if is_older and holder is not None:
+        since = max(since, holder.since)
     why = _why(record.why or "EndingOperation", node, wish, options)
     if not node.ready:
+        if is_older and holder is not None:
+            return untold(instance, holder)
         return Standing(name, Stand.FAILED, why, leaves=holder is not None)  # it counts as down from here on
     actions: tuple[Action, ...] = ()
-    if instance.spec.namespacedname is None:  # the proxy does nothing for a node without an owner: a label came late
+    if instance.spec.namespacedname is None and not is_older:
+        # The proxy does nothing for a node without an owner: this label came late.
         actions = (_reclaim(node, instance, record, now, reason("EndingOperation", node=name)),)
     elif since and now - since > options.ending_grace:
         actions = (_reclaim(node, instance, record, now, reason("ProxySilent", node=name)),)

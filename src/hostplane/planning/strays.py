@@ -14,6 +14,7 @@ from hostplane.api.core import Node
 from hostplane.api.host import RELEASE, Host
 from hostplane.api.kubeos import CONFIGURING, UPGRADING, OSInstance
 from hostplane.api.ledger import Holder
+from hostplane.errors import reason
 
 from . import kubeos, native
 from .actions import Action, DeleteHost, DeleteInstance, Reclaim
@@ -61,7 +62,7 @@ def strays(
     for name, holder in theirs.items():
         node, told = snap.nodes.get(name), snap.instances.get(name)
         if node is not None and name not in in_oses and (told is None or not _is_busy(node, told)):
-            yield OS, _bystander(node, _at_rest(name, told, holder))
+            yield OS, _bystander(node, _at_rest(name, told, holder, now - options.gone_grace))
 
 
 def _is_taken(node: Node, host: Host | None) -> bool:
@@ -75,8 +76,10 @@ def _is_busy(node: Node, instance: OSInstance) -> bool:
     return labelled or instance.spec.nodestatus not in ("idle", "")
 
 
-def _at_rest(name: str, instance: OSInstance | None, holder: Holder) -> Standing:
-    if instance is None or kubeos.record_of(instance).seq == holder.seq:
+def _at_rest(name: str, instance: OSInstance | None, holder: Holder, long_ago: int) -> Standing:
+    if instance is None:
+        return Standing(name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=holder.since < long_ago)
+    if kubeos.record_of(instance).seq == holder.seq:
         return Standing(name, Stand.DONE, leaves=True)
     return kubeos.untold(instance, holder)
 

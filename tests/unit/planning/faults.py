@@ -14,7 +14,7 @@ from . import build
 from .hosts import KubeOSNode, NativeHost
 from .world import World
 
-__all__ = ["FAULTS", "fleet", "lift", "mend"]
+__all__ = ["FAULTS", "fleet", "ledger_is_lost", "lift", "mend"]
 
 NEVER = "hostplane.dev/never"
 NATIVE = {"hostplane.dev/agent": "native"}

@@ -35,6 +35,8 @@ class Operator:
         self.world = world
         self.drains: dict[str, tuple[int, int]] = {}
         self.words: dict[str, Word] = {}
+        self.late: dict[str, Snapshot] = {}
+        """Kinds that this pass sees as they were in an earlier snapshot."""
         self.patient: dict[tuple[str, str], int] = {}
         """What a pass wished that may come about by itself, and since when it has been wished."""
 
@@ -61,7 +63,8 @@ class Operator:
     def look(self) -> tuple[Snapshot, Plan]:
         """One pass' snapshot and plan."""
         world = self.world
-        snapshot = msgspec.structs.replace(world.snapshot(), drains=self.views(), words=dict(self.words))
+        late = {kind: getattr(earlier, kind) for kind, earlier in self.late.items()}
+        snapshot = msgspec.structs.replace(world.snapshot(), drains=self.views(), words=dict(self.words), **late)
         now = datetime.fromtimestamp(world.now, UTC)
         decided = plan(snapshot, now, UTC, world.options)
         if world.checked:

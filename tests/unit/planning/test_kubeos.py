@@ -95,8 +95,10 @@ def test_versions_are_compared_for_equality() -> None:
 def test_without_an_osinstance_only_this_node_waits() -> None:
     standing = look(node(), None)
     assert (standing.stand, why(standing), standing.leaves) == (Stand.BLOCKED, "NoOSInstance", False)
-    assert look(node(), None, holder()).leaves
-    assert not look(node(UPGRADING), None, holder()).leaves
+    long_ago = holder(since=NOW - 301)
+    assert look(node(), None, long_ago).leaves
+    assert not look(node(UPGRADING), None, long_ago).leaves
+    assert not look(node(), None, holder()).leaves  # it may only be that its copy is late
 
 
 def test_one_that_was_never_told_gives_its_leave_back_before_it_leaves() -> None:
@@ -284,6 +286,10 @@ def test_a_record_of_an_earlier_operation_does_not_end_a_new_one() -> None:
     """The label is seen, the OSInstance is not yet: its record is an hour old."""
     old = build.instance("n", owner=POOL, record=record(seq=3, ended=NOW - 3600))
     assert look(node(UPGRADING), old, holder(seq=5, since=NOW)).actions == ()
+    before = build.instance("n")
+    assert look(node(UPGRADING), before, holder(seq=5, since=NOW)).actions == ()
+    down = look(node(UPGRADING, ready=False), before, holder(seq=5, since=NOW))
+    assert (down.leaves, why(down)) == (False, "LeaveUntold")
 
 
 def test_a_node_that_went_down_while_it_ended_leaves_its_place() -> None:

@@ -61,6 +61,8 @@ class World:
         """Highest grant number ever written, by Host uid; to check that they grow."""
         self.cordoned: frozenset[str] = frozenset()
         """Nodes that an administrator cordoned."""
+        self.lagging = False
+        """The operator sees some kinds later than others: what a Node said may be over when something is written."""
         self.checked = True
         self.exempt: frozenset[str] = frozenset()
         """Nodes whose books were lost: they may be away without being in the Ledger until the next pass."""
