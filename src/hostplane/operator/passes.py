@@ -21,6 +21,7 @@ from datetime import datetime, tzinfo
 import structlog
 
 from hostplane.api.ledger import LEDGER, LEDGER_NAME
+from hostplane.api.validate import check_schema_version
 from hostplane.errors import ClusterError, ConflictError, NotFoundError
 from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
@@ -103,6 +104,11 @@ class Passes:
         now = self._clock()
         unsettled = set(self._chains)  # also those that end while the Ledger is written: decided on what was before
         snapshot = self._world.snapshot(self._effects.drain_views(), self._effects.words(), now.timestamp())
+        unknown = check_schema_version(snapshot.ledger)
+        if unknown is not None:  # whoever is away by it, this program cannot tell
+            _log.error("ledger_unknown", code=unknown.code, error=str(unknown))
+            self._reporter.warn(LEDGER, snapshot.ledger, unknown)
+            return False
         try:
             decided = plan(snapshot, now, self._zone, self._options)
             self._thought = time.perf_counter() - begun
@@ -111,6 +117,11 @@ class Passes:
             self._metrics.pass_errors.inc()
             self._metrics.write_errors.labels(error.name).inc()
             _log.warning("pass_failed", error=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+            return True
+        except Exception:  # a process that ended here would only begin anew and meet the same objects
+            self._metrics.pass_errors.inc()
+            _log.exception("pass_broke")
             await asyncio.sleep(_RETRY_SECONDS)
             return True
         acts = [action for action in self._due(decided.actions, now.timestamp()) if action.node not in unsettled]
@@ -138,6 +149,10 @@ class Passes:
         except ClusterError as error:
             self._metrics.write_errors.labels(error.name).inc()
             await asyncio.sleep(getattr(error, "retry_after", None) or _RETRY_SECONDS)
+        except Exception as error:  # what one node's objects lead to must not end the work on the others
+            self._metrics.write_errors.labels(type(error).__name__).inc()
+            _log.exception("write_broke", node=node)
+            await asyncio.sleep(_RETRY_SECONDS)
         finally:
             self._chains.pop(node, None)
             self.wake()

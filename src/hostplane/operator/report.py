@@ -71,6 +71,10 @@ class Reporter:
         self._unreadable()
         self._measure(plan, snapshot)
 
+    def warn(self, resource: Resource[Any], about: Any, why: Reason) -> None:
+        """Say something of an object that has no status of ours."""
+        self._recorder.emit(resource, about, why, "Warning")
+
     def _statuses(self, plan: Plan, snapshot: Snapshot, now: datetime) -> None:
         for name, mine in plan.rollouts.items():
             status = progress.rollout_status(mine, snapshot.warnings.get(f"rollout/{name}", ()), now)

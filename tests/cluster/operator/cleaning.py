@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
-import msgspec
-
-from hostplane.errors import ClusterError, NotFoundError
+from hostplane.errors import NotFoundError
 from hostplane.kube.session import Session
 
 _CLUSTER = (
@@ -28,6 +27,7 @@ _NAMESPACED = (
     "/apis/policy/v1/poddisruptionbudgets",
     "/apis/coordination.k8s.io/v1/leases",
 )
+_NAMESPACE = re.compile(rb'"namespace":"([a-z0-9-]+)"')  # a hostile object may be too deep for any decoder
 _OPTIONS = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}
 
 
@@ -40,24 +40,17 @@ async def wipe(kubeconfig: Any) -> None:
             for path in _NAMESPACED:
                 group.create_task(_everywhere(session, path))
         for path in (*_CLUSTER, *_NAMESPACED):
-            assert not await _namespaces(session, path), path
+            left = await session.request("GET", path)
+            assert b'"items":[]' in left or path.endswith("/leases"), left[:1000]
 
 
 async def _everywhere(session: Session, path: str) -> None:
     root, plural = path.rsplit("/", 1)
-    for namespace in await _namespaces(session, path):
-        await _delete(session, f"{root}/namespaces/{namespace}/{plural}")
-
-
-async def _namespaces(session: Session, path: str) -> set[str]:
-    items = msgspec.json.decode(await session.request("GET", path))["items"]
-    found = [item["metadata"] for item in items]
-    return {meta.get("namespace", "") for meta in found if not meta["name"].startswith("apiserver-")}
+    listed = await session.request("GET", path)
+    for namespace in set(_NAMESPACE.findall(listed)) - {b"kube-system", b"kube-node-lease"}:  # those are the server's
+        await _delete(session, f"{root}/namespaces/{namespace.decode()}/{plural}")
 
 
 async def _delete(session: Session, path: str) -> None:
     with contextlib.suppress(NotFoundError):
-        try:
-            await session.request("DELETE", path, _OPTIONS)
-        except ClusterError as error:
-            raise AssertionError(f"{path}: {error}") from error
+        await session.request("DELETE", path, _OPTIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,6 +15,13 @@ from tests.cluster.operator.cleaning import wipe
 def empty_cluster(control_plane: ControlPlane) -> Callable[[], None]:
     """Call it to empty the control plane between two runs of one test."""
     return lambda: asyncio.run(wipe(control_plane.kubeconfig))
+
+
+@pytest.fixture
+def swept_cluster(clean_cluster: ControlPlane, empty_cluster: Callable[[], None]) -> Iterator[ControlPlane]:
+    """The same, emptied afterwards too: other tests' ways of doing so may not read what was stored here."""
+    yield clean_cluster
+    empty_cluster()
 
 
 @pytest.fixture

@@ -163,15 +163,7 @@ class Cluster:
 
     async def add_image(self, version: str) -> None:
         """An OSImage, named as its version."""
-        variant = {
-            "architecture": "amd64",
-            "format": "rootTar",
-            "ref": f"http://127.0.0.1/{version}.tar",
-            "digest": DIGESTS[version],
-            "size": 1024,
-        }
-        spec = {"distro": "demo", "version": version, "variants": [variant]}
-        await self.session.create(OSIMAGE, OSIMAGE.manifest(version, spec=spec))
+        await self.session.create(OSIMAGE, OSIMAGE.manifest(version, spec=image_spec(version)))
 
     async def add_rollout(
         self, name: str = "to-v2", image: str = "v2", groups: tuple[str, ...] = ("g",), **spec: Any
@@ -199,6 +191,18 @@ class Cluster:
     def versions(self) -> dict[str, str]:
         """What every node says it runs."""
         return {name: node.status.node_info.os_image for name, node in self.nodes.items().items()}
+
+
+def image_spec(version: str) -> dict[str, Any]:
+    """The spec of an OSImage."""
+    variant = {
+        "architecture": "amd64",
+        "format": "rootTar",
+        "ref": f"http://127.0.0.1/{version}.tar",
+        "digest": DIGESTS[version],
+        "size": 1024,
+    }
+    return {"distro": "demo", "version": version, "variants": [variant]}
 
 
 def node_status(version: str, boot: str, ready: bool = True) -> dict[str, Any]:

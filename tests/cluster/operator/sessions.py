@@ -120,7 +120,7 @@ class FrozenSession(MortalSession):
 
 
 class FaultySession(MortalSession):
-    """Every write to a place is refused with a conflict, then with 429; then it is made and its answer is lost."""
+    """The first write to each place is refused with a conflict, the second with 429; the third one's answer is lost."""
 
     def begin(self) -> None:
         super().begin()
@@ -132,7 +132,7 @@ class FaultySession(MortalSession):
             return await super()._call(method, path, *args, **kwargs)
         place = f"{method} {path}"
         self.tries[place] += 1
-        match self.tries[place] % 4:
+        match self.tries[place]:
             case 1:
                 error: ClusterError = ConflictError("WriteConflict", message="injected")
             case 2:
