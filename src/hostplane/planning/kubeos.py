@@ -221,28 +221,32 @@ def _working(
     joins = None if holder else record.seq
     doing = reason("Operating", node=name)
     at_version = have == wish.version
-    if wish.configures and not at_version:
-        # KubeOS's proxy answers "upgrade first" for ever and never gives the node back.
+    # What was begun counts, not what is wished now: opstype may have changed since.
+    configures = instance.spec.nodestatus == "config"
+    if configures and not at_version:
+        # KubeOS's proxy says "upgrade first" for ever, or looks at nothing but the other label: it never ends this.
         why = reason("UpgradeFirst", node=name, have=have, want=wish.version)
         return Standing(name, Stand.WORKING, why, (_reclaim(node, instance, record, now, why),), joins=joins)
+    if wish.configures and not at_version:
+        doing = reason("UpgradeFirst", node=name, have=have, want=wish.version)
     ours = record.os == wish.uid
     rebooted = bool(record.boot) and record.boot != node.status.node_info.boot_id
     if ours and rebooted and node.ready and not at_version:
         why = reason("WrongVersion", node=name, have=have, want=wish.version)
         return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
     begun = record.at if ours and record.at else (holder.since if holder else now)
-    deadline = options.config_deadline if wish.configures else options.kubeos_deadline
+    deadline = options.config_deadline if configures else options.kubeos_deadline
     if now - begun > deadline:
         why = _why("OperationDeadline" if node.ready else "NodeDown", node, wish, options)
         return Standing(name, Stand.WORKING, why, (_end(node, instance, record, now, why),), joins=joins)
     labels = node.metadata.labels
-    if wish.label not in labels and UPGRADING not in labels and CONFIGURING not in labels:
-        finished = _version(instance.status.sysconfigs) == wish.settings_version if wish.configures else at_version
+    label = CONFIGURING if configures else UPGRADING
+    if UPGRADING not in labels and CONFIGURING not in labels:
+        applied = _version(instance.spec.sysconfigs) == _version(instance.status.sysconfigs)
+        finished = applied if configures else at_version
         if not finished:
             # We died between the two writes, or the label's event is late: only the former lasts.
-            again: tuple[Action, ...] = (
-                LabelNode(node=name, labels={wish.label: ""}, base=node.metadata.resource_version),
-            )
+            again: tuple[Action, ...] = (LabelNode(node=name, labels={label: ""}, base=node.metadata.resource_version),)
             return Standing(name, Stand.WORKING, doing, again if now - begun >= _EVENT_GRACE else (), joins=joins)
         why = reason("EndingOperation", node=name)
         if not record.ended:  # done; the proxy is about to uncordon and to write idle, or has died before
@@ -250,7 +254,7 @@ def _working(
             return Standing(name, Stand.WORKING, why, (note,), joins=joins)
         late: tuple[Action, ...] = (_reclaim(node, instance, record, now, why),)
         return Standing(name, Stand.WORKING, why, late if now - record.ended > _LABEL_GRACE else (), joins=joins)
-    told = record.seq if record.switched and wish.label in labels else 0
+    told = record.seq if record.switched and label in labels else 0
     return Standing(name, Stand.WORKING, doing, joins=joins, nudge=told)
 
 

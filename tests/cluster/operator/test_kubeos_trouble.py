@@ -27,7 +27,6 @@ from tests.cluster.operator.kubeos_play import (
     is_labelled,
     os_says,
     play,
-    read_os,
     still_nodes,
     taken,
 )
@@ -252,25 +251,41 @@ def test_an_object_that_could_never_act_is_refused_by_the_server(clean_cluster: 
     play(clean_cluster, script)
 
 
-@pytest.mark.parametrize("after", ["upgrade", "config"])
-def test_an_operation_changed_midway_leaves_no_label_behind(clean_cluster: ControlPlane, after: str) -> None:
+def test_settings_turned_into_an_upgrade_midway_are_given_up_for_it(clean_cluster: ControlPlane) -> None:
     async def script(world: Cluster) -> None:
         await still_nodes(world, "n1")
-        before = "config" if after == "upgrade" else "upgrade"
         settings = {"version": "s1", "configs": []}
-        version = "v1" if before == "config" else "v2"
-        await world.add_os(opstype=before, osversion=version, sysconfigs=settings)
+        await world.add_os(opstype="config", osversion="v1", sysconfigs=settings)
         async with operator(world.kubeconfig):
-            await world.until(lambda: taken(world) == {"n1"})
-            await change_os(world, opstype=after, osversion="v2")
-            if after == "upgrade":
-                await finish(world, "n1", "v1")
-                await world.until(lambda: UPGRADING in world.nodes.items()["n1"].metadata.labels)
+            await world.until(lambda: CONFIGURING in world.nodes.items()["n1"].metadata.labels)
+            await change_os(
+                world, opstype="upgrade", osversion="v2"
+            )  # from now on the proxy does nothing for the label
+            await world.until(lambda: UPGRADING in world.nodes.items()["n1"].metadata.labels)
+            assert CONFIGURING not in world.nodes.items()["n1"].metadata.labels
             await finish(world, "n1", "v2")
-            await world.until(lambda: not taken(world) or after == "config")
-            labels = world.nodes.items()["n1"].metadata.labels
-            assert not {UPGRADING, CONFIGURING} <= set(labels)
-        os = await read_os(world)
-        assert os.spec.opstype == after
+            await os_says(world, lambda os: os.status.done == 1)
+
+    play(clean_cluster, script, budget=1)
+
+
+def test_an_upgrade_turned_into_settings_midway_is_left_to_end(clean_cluster: ControlPlane) -> None:
+    async def script(world: Cluster) -> None:
+        await still_nodes(world, "n1")
+        await world.add_os()
+        async with operator(world.kubeconfig):
+            await world.until(lambda: UPGRADING in world.nodes.items()["n1"].metadata.labels)
+            settings = {"version": "s1", "configs": []}
+            await change_os(world, opstype="config", sysconfigs=settings)
+            os = await os_says(world, lambda os: os.status.observed_generation == 2)
+            why = condition(os, "Hindered")
+            assert why is not None
+            assert why.reason == "UpgradeFirst"
+            labels = world.nodes.items()["n1"].metadata.labels  # it may be about to reboot: it still counts
+            assert UPGRADING in labels
+            assert CONFIGURING not in labels
+            assert instance(world, "n1").spec.nodestatus == "upgrade"
+            await finish(world, "n1", "v2")
+            await world.until(lambda: CONFIGURING in world.nodes.items()["n1"].metadata.labels)
 
     play(clean_cluster, script, budget=1)
