@@ -62,6 +62,11 @@ def taken(world: Cluster) -> set[str]:
     return {name for name in world.nodes.items() if is_labelled(world, name)}
 
 
+def holders(world: Cluster) -> set[str]:
+    """Nodes in the Ledger."""
+    return {name for ledger in world.ledgers.items().values() for name in ledger.spec.holders}
+
+
 def all_on(world: Cluster, version: str, *names: str) -> bool:
     """Whether those nodes run `version`, and nothing of the operation is left on them."""
     return all(

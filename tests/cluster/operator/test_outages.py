@@ -20,7 +20,7 @@ from hostplane.errors import ClusterError
 from hostplane.kube.lease import LEASE
 from hostplane.local.controlplane import ControlPlane
 from tests.cluster.operator.harness import Cluster, operator
-from tests.cluster.operator.kubeos_play import all_on, finish, play, still_nodes, taken
+from tests.cluster.operator.kubeos_play import all_on, finish, holders, play, still_nodes, taken
 from tests.cluster.operator.native_play import NativeHosts, add_hosts, all_run, grant_of
 from tests.cluster.operator.sessions import FaultySession, ForgetfulSession
 
@@ -42,7 +42,7 @@ async def _native(world: Cluster) -> Callable[[], bool]:
 
 
 def _is_free(world: Cluster) -> bool:
-    return not any(ledger.spec.holders for ledger in world.ledgers.items().values())
+    return not holders(world)
 
 
 def _one_is_through(world: Cluster) -> bool:
@@ -92,7 +92,7 @@ def test_a_deleted_ledger_forgets_no_kubeos_node(clean_cluster: ControlPlane) ->
         async with operator(world.kubeconfig):
             await world.until(lambda: taken(world) == {"n1"})
             await world.session.delete(LEDGER, LEDGER_NAME)
-            await world.until(lambda: _holders(world) == {"n1"}, what="it is counted again")
+            await world.until(lambda: holders(world) == {"n1"}, what="it is counted again")
             await finish(world, "n1", "v2")
             await world.until(lambda: taken(world) == {"n2"})
             await finish(world, "n2", "v2")
@@ -118,7 +118,7 @@ def test_a_deleted_ledger_forgets_no_host_and_gives_no_number_twice(clean_cluste
         async with operator(world.kubeconfig):
             await world.until(lambda: (grant := grant_of(world, "n1")) is not None and grant.stage == "Switch")
             await world.session.delete(LEDGER, LEDGER_NAME)
-            await world.until(lambda: _holders(world) == {"n1"}, what="it is counted again")
+            await world.until(lambda: holders(world) == {"n1"}, what="it is counted again")
             hosts.silent.clear()
             hosts.look_at("n1")
             await world.until(lambda: all_run(world, "v2", "n1", "n2"))
@@ -126,10 +126,6 @@ def test_a_deleted_ledger_forgets_no_host_and_gives_no_number_twice(clean_cluste
         assert not seqs["n1"] & seqs["n2"]
 
     play(clean_cluster, script, budget=1)
-
-
-def _holders(world: Cluster) -> set[str]:
-    return {name for ledger in world.ledgers.items().values() for name in ledger.spec.holders}
 
 
 @pytest.mark.parametrize("prepare", [_kubeos, _native])
