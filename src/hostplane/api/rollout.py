@@ -25,7 +25,7 @@ class RolloutPhase:
 
 
 class Step(ApiStruct, frozen=True, kw_only=True, gc=False):
-    """Up to so many nodes of each group, then a soak before the next step. After the last step: all."""
+    """Up to so many nodes of the whole Rollout, then a soak before the next step. After the last step: all."""
 
     nodes: Annotated[IntOrPercent, about("Nodes of each group that may be done when this step ends.")]
     soak_seconds: Annotated[

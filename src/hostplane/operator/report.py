@@ -32,6 +32,7 @@ from hostplane.planning.actions import Action, Assign, EndOperation, Reclaim, Se
 from hostplane.planning.plan import Plan
 from hostplane.planning.snapshot import Snapshot
 from hostplane.planning.standing import Stand
+from hostplane.planning.verdict import past
 
 from .metrics import Metrics
 from .world import World
@@ -41,6 +42,8 @@ __all__ = ["Reporter"]
 _log = structlog.get_logger(__name__)
 _PACE = 1.0
 _NAMED = 20
+_HARMLESS = ("EndingOperation", "LeaveUntold")
+"""Ends of an operation that nobody has to look at."""
 
 
 class Reporter:
@@ -169,13 +172,14 @@ class Reporter:
             self._emit(owner, snapshot, why)
         for action in acts:
             if isinstance(action, EndOperation | Reclaim):
-                self._recorder.emit(OS, _owner_of(action, snapshot), action.reason, "Warning")
+                kind = "Normal" if action.reason.name in _HARMLESS else "Warning"
+                self._recorder.emit(OS, _owner_of(action, snapshot), action.reason, kind)
                 self._metrics.results.labels(action.reason.name).inc()
             elif isinstance(action, SetGrant) and action.grant.stage == "Release":
                 result = action.grant.why or "Committed"
                 self._metrics.results.labels(result).inc()
                 if action.grant.why:
-                    self._recorder.emit(HOST, action.node, reason(action.grant.why, node=action.node), "Warning")
+                    self._recorder.emit(HOST, action.node, past(action.grant.why, action.node), "Warning")
         for owner, found in plan.owners.items():
             said = "; ".join(str(r) for r in (*found.conflicts, *((found.hold,) if found.hold else ())))
             if said and said != self._said.get(owner):

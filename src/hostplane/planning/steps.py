@@ -1,4 +1,4 @@
-"""Steps of a Rollout: so many nodes of each group, a soak, then more. After the last step, all."""
+"""Steps of a Rollout: so many nodes over all its groups, a soak, then more. After the last step, all."""
 
 from __future__ import annotations
 
