@@ -23,7 +23,7 @@ from hostplane.api.meta import ObjectMeta, Resource
 from hostplane.api.nodegroup import NODEGROUP
 from hostplane.api.rollout import ROLLOUT
 from hostplane.errors import ClusterError, Reason, reason
-from hostplane.kube.events import EventRecorder
+from hostplane.kube.events import EventRecorder, EventType
 from hostplane.kube.informer import Informer
 from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
@@ -172,7 +172,7 @@ class Reporter:
             self._emit(owner, snapshot, why)
         for action in acts:
             if isinstance(action, EndOperation | Reclaim):
-                kind = "Normal" if action.reason.name in _HARMLESS else "Warning"
+                kind: EventType = "Normal" if action.reason.name in _HARMLESS else "Warning"
                 self._recorder.emit(OS, _owner_of(action, snapshot), action.reason, kind)
                 self._metrics.results.labels(action.reason.name).inc()
             elif isinstance(action, SetGrant) and action.grant.stage == "Release":
