@@ -20,8 +20,7 @@ from hostplane.api.kubeos import CONFIGURING, OS, OSINSTANCE, UPGRADING
 from hostplane.errors import ClusterError, ConflictError, NotFoundError
 from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
-from hostplane.planning import actions
-from hostplane.planning.kubeos import NUDGE
+from hostplane.planning import actions, kubeos, native
 from hostplane.planning.snapshot import DrainView, Word
 
 from . import cordon, word
@@ -33,6 +32,8 @@ __all__ = ["Effects"]
 _log = structlog.get_logger(__name__)
 _ASK_AGAIN = 2.0
 _LABEL_ATTEMPTS = 4
+_REFUSED = "RequestInvalid"
+"""An answer that will be the same however often one asks."""
 
 
 class Effects:
@@ -107,8 +108,15 @@ class Effects:
         if action.settings is not None:
             configs = msgspec.to_builtins(action.settings.configs)
             spec["settings"] = {"version": action.settings.version, "configs": configs}
-        metadata = {"resourceVersion": action.base, "annotations": action.marks}
-        self._world.hosts.put(await self._session.patch(HOST, action.node, {"metadata": metadata, "spec": spec}))
+        body = {"metadata": {"resourceVersion": action.base, "annotations": action.marks}, "spec": spec}
+        try:
+            self._world.hosts.put(await self._session.patch(HOST, action.node, body))
+        except ClusterError as error:
+            if error.name != _REFUSED or action.settings is None:
+                raise
+            body["spec"] = {"grant": _whole(native.refused(action.grant))}
+            self._world.hosts.put(await self._session.patch(HOST, action.node, body))
+            raise
 
     @_do.register
     async def _(self, action: actions.Cordon) -> None:
@@ -149,7 +157,12 @@ class Effects:
 
     @_do.register
     async def _(self, action: actions.Assign) -> None:
-        await self._patch_instance(action.node, action.namespace, action.body)
+        try:
+            await self._patch_instance(action.node, action.namespace, action.body)
+        except ClusterError as error:
+            if error.name == _REFUSED:
+                await self._patch_instance(action.node, action.namespace, kubeos.refused(action))
+            raise
         await self._patch_node(action.node, action.node_base, {action.label: ""}, attempts=_LABEL_ATTEMPTS)
 
     @_do.register
@@ -175,7 +188,7 @@ class Effects:
     @_do.register
     async def _(self, action: actions.NudgeOS) -> None:
         namespace, _, name = action.node.partition("/")
-        body = {"metadata": {"annotations": {NUDGE: action.token}}}
+        body = {"metadata": {"annotations": {kubeos.NUDGE: action.token}}}
         self._world.oses.put(await self._session.patch(OS, name, body, namespace))
 
     async def _patch_instance(self, node: str, namespace: str, body: dict[str, Any]) -> None:

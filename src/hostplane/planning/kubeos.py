@@ -36,7 +36,19 @@ from .snapshot import Options
 from .standing import Stand, Standing
 from .verdict import past
 
-__all__ = ["NUDGE", "OPERATION", "Record", "Wish", "assign", "nudge", "observe", "orphan", "record_of", "untold"]
+__all__ = [
+    "NUDGE",
+    "OPERATION",
+    "Record",
+    "Wish",
+    "assign",
+    "nudge",
+    "observe",
+    "orphan",
+    "record_of",
+    "refused",
+    "untold",
+]
 
 OPERATION = "hostplane.dev/operation"
 NUDGE = "hostplane.dev/nudge"
@@ -256,6 +268,14 @@ def _working(
         return Standing(name, Stand.WORKING, why, late if now - record.ended > _LABEL_GRACE else (), joins=joins)
     told = record.seq if record.switched and label in labels else 0
     return Standing(name, Stand.WORKING, doing, joins=joins, nudge=told)
+
+
+def refused(assignment: Assign) -> dict[str, Any]:
+    """What to write in place of an assignment that the server refuses for its content: that the node has failed."""
+    metadata = assignment.body["metadata"]
+    record = _decoder.decode(metadata["annotations"][OPERATION])
+    failed = msgspec.structs.replace(record, ended=record.at, why="WriteRefused")
+    return {"metadata": {**metadata, "annotations": {OPERATION: msgspec.json.encode(failed).decode()}}}
 
 
 def nudge(os: KubeOS, standings: Iterable[Standing], now: int) -> list[NudgeOS]:

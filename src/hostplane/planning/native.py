@@ -43,7 +43,7 @@ from .target import ROLLED_BACK, Target, target_of
 from .verdict import past
 from .wishes import GroupWish, tag
 
-__all__ = ["AGENT", "grant_for", "observe"]
+__all__ = ["AGENT", "grant_for", "observe", "refused"]
 
 AGENT = "hostplane.dev/agent"
 HOST_FAULT, NO_VERDICT = "HostFault", "NoVerdict"
@@ -124,6 +124,11 @@ def grant_for(target: Target, wish: GroupWish, host: Host, seq: int, now: int) -
             at=now,
         ),
     )
+
+
+def refused(grant: Grant) -> Grant:
+    """What to write in place of a grant that the server refuses for its content (its settings): that it has failed."""
+    return msgspec.structs.replace(grant, seq=grant.seq + 1, stage=RELEASE, verdict=HOST_FAULT, why="WriteRefused")
 
 
 def _held(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from hostplane.kube.events import EVENT
 from hostplane.local.controlplane import ControlPlane
 from hostplane.local.kubeos_node import NAMESPACE
 from tests.cluster.operator.harness import Cluster, image_spec, operator
-from tests.cluster.operator.kubeos_play import all_on, condition, instance, os_says, play, still_nodes
+from tests.cluster.operator.kubeos_play import (
+    all_on,
+    change_os,
+    condition,
+    holders,
+    instance,
+    os_says,
+    play,
+    still_nodes,
+)
 from tests.cluster.operator.native_play import add_hosts, all_run, group_says, rollout_says
 
 _CRDS = Path(__file__).parents[3] / "deploy" / "crds"
@@ -125,20 +135,57 @@ def crds(*plurals: str) -> list[dict[str, Any]]:
     return [crd for crd in found if crd["spec"]["names"]["plural"] in plurals]
 
 
+def replace_schema(plane: ControlPlane, crd: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Exactly this schema: an apply would leave what others have added."""
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
+    patch: Any = [{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": schema}]
+    plane.api.request("PATCH", path, patch, kind="json-patch+json")
+
+
+def shipped_schema(crd: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+@contextlib.contextmanager
+def changed(plane: ControlPlane, change: Callable[[dict[str, Any]], None], *plurals: str) -> Iterator[None]:
+    """While this is open those kinds have a changed schema."""
+    shipped = crds(*plurals)
+    try:
+        for crd in shipped:
+            schema = copy.deepcopy(shipped_schema(crd))
+            change(schema)
+            replace_schema(plane, crd, schema)
+        plane.await_crds()
+        yield
+    finally:
+        for crd in shipped:
+            replace_schema(plane, crd, shipped_schema(crd))
+        plane.await_crds()
+
+
 @contextlib.contextmanager
 def lenient(plane: ControlPlane, *plurals: str) -> Iterator[None]:
     """While this is open the server stores anything under those kinds, as one of another version of ours might."""
-    strict = crds(*plurals)
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"
-    try:
-        for crd in strict:
-            anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-            schema = {"type": "object", "properties": {"spec": anything, "status": anything}}
-            patch = [{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": schema}]
-            plane.api.request("PATCH", path + crd["metadata"]["name"], patch, kind="json-patch+json")
+
+    def accept(schema: dict[str, Any]) -> None:
+        anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        schema.clear()
+        schema |= {"type": "object", "properties": {"spec": anything, "status": anything}}
+
+    with changed(plane, accept, *plurals):
         yield
-    finally:
-        plane.install_crds(yaml.safe_dump(crd) for crd in strict)
+
+
+@contextlib.contextmanager
+def refusing(plane: ControlPlane, plural: str, rule: str) -> Iterator[None]:
+    """While this is open the server refuses specs of that kind for which `rule` does not hold."""
+
+    def refuse(schema: dict[str, Any]) -> None:
+        schema["properties"]["spec"]["x-kubernetes-validations"] = [{"rule": rule, "message": "not here"}]
+
+    with changed(plane, refuse, plural):
+        yield
 
 
 def test_an_os_that_does_not_decode_stops_nobody_and_orphans_nobody(swept_cluster: ControlPlane) -> None:
@@ -213,6 +260,40 @@ def test_a_ledger_of_an_unknown_schema_stops_every_write_until_it_is_known(swept
             assert session.writes == 0
             await world.session.patch(LEDGER, LEDGER_NAME, {"spec": {"schemaVersion": "1.0"}})
             await world.until(lambda: all_on(world, "v2", "n1"))
+
+    play(swept_cluster, script, budget=1)
+
+
+def test_an_assignment_that_the_server_refuses_fails_its_node_only(swept_cluster: ControlPlane) -> None:
+    async def script(world: Cluster) -> None:
+        await world.add_kubeos_nodes("n1")
+        await world.add_os(sysconfigs={"version": "no", "configs": []})
+        with refusing(swept_cluster, "osinstances", "!has(self.sysconfigs) || self.sysconfigs.version != 'no'"):
+            async with operator(world.kubeconfig):
+                os = await os_says(world, lambda os: os.status.failed == 1)
+                why = condition(os, "Hindered")
+                assert why is not None
+                assert why.reason == "WriteRefused"
+                await world.until(lambda: not holders(world))
+                await change_os(world, sysconfigs={"version": "yes", "configs": []})
+                await world.until(lambda: all_on(world, "v2", "n1"))
+
+    play(swept_cluster, script, budget=1)
+
+
+def test_settings_that_the_server_refuses_for_a_host_fail_it_only(swept_cluster: ControlPlane) -> None:
+    async def script(world: Cluster) -> None:
+        await add_hosts(world, "n1")
+        await world.add_group()
+        wish = {"operation": "configure", "groups": ["g"], "settings": {"version": "no", "configs": []}}
+        await world.session.create(ROLLOUT, ROLLOUT.manifest("to-s1", spec=wish))
+        with refusing(swept_cluster, "hosts", "!has(self.settings) || self.settings.version != 'no'"):
+            async with operator(world.kubeconfig):
+                rollout = await rollout_says(world, lambda r: r.status.counts.failed == 1, "to-s1")
+                why = condition(rollout, "Hindered")
+                assert why is not None
+                assert why.reason == "WriteRefused"
+                await world.until(lambda: not holders(world))
 
     play(swept_cluster, script, budget=1)
 
