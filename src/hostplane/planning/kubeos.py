@@ -172,7 +172,9 @@ def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None
             return Standing(name, Stand.READY, leaves=leaves)
         why = _why(record.why or "SettingsNotApplied", node, wish, options)
         return Standing(name, Stand.FAILED, why, leaves=leaves)
-    if tried and record.why not in _TRIED_AGAIN:
+    # An assignment that led to no boot was not tried: a proxy still ending the one before wrote idle over it.
+    booted = record.boot != node.status.node_info.boot_id
+    if tried and record.why not in _TRIED_AGAIN and (record.why or booted):
         why = _why(record.why or "WrongVersion", node, wish, options)
         return Standing(name, Stand.FAILED, why, leaves=leaves)
     return Standing(name, Stand.READY, leaves=leaves)

@@ -299,14 +299,20 @@ def test_a_node_that_went_down_while_it_ended_leaves_its_place() -> None:
     assert look(node(UPGRADING), ended).joins == 5
 
 
+def test_an_assignment_that_a_late_proxy_wiped_before_any_boot_was_not_tried() -> None:
+    wiped = build.instance("n", record=record(ended=NOW - 10))
+    standing = look(node(boot="boot-1"), wiped, holder())
+    assert (standing.stand, standing.leaves) == (Stand.READY, True)
+
+
 @pytest.mark.parametrize("name", ["WrongVersion", "OperationDeadline", "ProxySilent", ""])
 def test_a_failed_node_is_not_tried_again_until_the_os_changes(name: str) -> None:
     failed = build.instance("n", record=record(ended=NOW, why=name))
-    standing = look(node(), failed, holder())
+    standing = look(node(boot="boot-2"), failed, holder())
     assert (standing.stand, standing.leaves, why(standing)) == (Stand.FAILED, True, name or "WrongVersion")
-    assert look(node(), failed).stand is Stand.FAILED
-    assert look(node(), failed, os=build.os_object(generation=2)).stand is Stand.READY
-    assert look(node(), failed, os=build.os_object("other", nodeselector="pool")).stand is Stand.READY
+    assert look(node(boot="boot-2"), failed).stand is Stand.FAILED
+    assert look(node(boot="boot-2"), failed, os=build.os_object(generation=2)).stand is Stand.READY
+    assert look(node(boot="boot-2"), failed, os=build.os_object("other", nodeselector="pool")).stand is Stand.READY
 
 
 def test_a_node_that_was_down_is_tried_again() -> None:
