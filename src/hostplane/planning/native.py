@@ -95,8 +95,8 @@ def _without_host(name: str, node: Node, host: Host | None, holder: Holder | Non
         return Standing(name, Stand.WAITING, reason("CordonLeft", node=name), (_uncordon(node),))
     if host is not None:
         why = reason("NodeReplaced", node=name)
-        delete = DeleteHost(node=name, uid=host.metadata.uid)
-        return Standing(name, Stand.WAITING, why, (delete,), leaves=holder is not None)
+        # It keeps its place until the old Host, and the grant on it, is gone for everybody to see.
+        return Standing(name, Stand.WAITING, why, (DeleteHost(node=name, uid=host.metadata.uid),))
     if node.metadata.labels.get(AGENT) != "native":
         return Standing(name, Stand.BLOCKED, reason("NoAgent", node=name), leaves=holder is not None)
     # One in the Ledger stays there: its Host was deleted under it, and the host may be about to reboot.

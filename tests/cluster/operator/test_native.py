@@ -79,14 +79,14 @@ def test_a_rollback_goes_to_the_other_slot_without_staging_and_only_once(clean_c
             undo = {"operation": "rollback", "groups": ["g"]}
             await world.session.create(ROLLOUT, ROLLOUT.manifest("undo", spec=undo))
             await rollout_says(world, complete, "undo")
-            assert all_run(world, "v1", "n1", "n2")
+            await world.until(lambda: all_run(world, "v1", "n1", "n2"))
             settings = {"version": "s1", "configs": []}
             wish = {"operation": "configure", "groups": ["g"], "settings": settings}
             await world.session.create(ROLLOUT, ROLLOUT.manifest("settings", spec=wish))
             await rollout_says(world, complete, "settings")
             await change_rollout(world, "undo", trialSeconds=100)  # any change looks at everybody once more
             await rollout_says(world, lambda r: complete(r) and r.status.observed_generation == 2, "undo")
-            assert all_run(world, "v1", "n1", "n2")
+            await world.until(lambda: all_run(world, "v1", "n1", "n2"))
             assert hosts.staged == staged
         assert sorted(hosts.reboots) == ["n1", "n1", "n2", "n2"]
 
@@ -144,7 +144,7 @@ def test_a_host_that_returns_stops_the_rollout_until_a_retry_is_wished(clean_clu
             hosts.returns.clear()
             await change_rollout(world, retry=["n1"])
             rollout = await rollout_says(world, lambda r: complete(r) and r.status.counts.done == 2)
-            assert all_run(world, "v2", "n1", "n2")
+            await world.until(lambda: all_run(world, "v2", "n1", "n2"))
         attempts = [attempt for name, _, attempt in hosts.staged if name == "n1"]
         assert attempts == sorted(set(attempts))
         assert len(attempts) == 2
@@ -366,7 +366,7 @@ def test_the_second_of_two_rollouts_waits_for_the_first(clean_cluster: ControlPl
             hosts.silent.clear()
             hosts.look_at("n1")
             await rollout_says(world, complete, "to-v3")
-            assert all_run(world, "v3", "n1", "n2")
+            await world.until(lambda: all_run(world, "v3", "n1", "n2"))
             assert complete(await world.session.get(ROLLOUT, "to-v2"))
         assert sorted(hosts.reboots) == ["n1", "n1", "n2", "n2"]
 
