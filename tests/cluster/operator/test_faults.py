@@ -140,7 +140,8 @@ async def _frozen_at(plane: ControlPlane, prepare: Prepare, number: int) -> bool
             await asyncio.wait({stopped, done})
             if not session.frozen.is_set():
                 return False
-            while first.leader.is_leader:  # its lease runs out while it is stopped; a renewal on its way may prolong it
+            # Its lease runs out while it is stopped; a renewal that was on its way may prolong it once.
+            while first.leader.is_leader:  # noqa: ASYNC110  (time itself is waited for)
                 await asyncio.sleep(first.leader.remaining + 0.05)
             await _forget_leader(world)
             async with operator(world.kubeconfig):
