@@ -77,9 +77,8 @@ def wishes(
         name, kind = rollout.metadata.name, _is_settings(rollout)
         standing = settings if kind else image
         if is_complete(rollout):
-            for group in rollout.spec.groups:
-                if group not in active:
-                    standing[group] = rollout
+            # Also where an older one is active: it is of the other kind, or this one supersedes it.
+            standing.update(dict.fromkeys(rollout.spec.groups, rollout))
             continue
         younger = {g: r for g in rollout.spec.groups if (r := newest.get((kind, g))) and _age(r) > _age(rollout)}
         mine = [g for g in rollout.spec.groups if g not in younger]

@@ -40,6 +40,16 @@ def test_the_oldest_unfinished_one_is_in_force_and_the_others_wait() -> None:
     }
 
 
+def test_settings_that_become_unfinished_again_bring_back_no_older_image() -> None:
+    """An edit of a complete configure Rollout would have undone the rollback that came after it."""
+    found = of(
+        build.rollout("up", born=day(1), complete=True),
+        build.rollout("conf", born=day(2), **SETTINGS),
+        build.rollout("undo", born=day(3), complete=True, operation="rollback"),
+    )
+    assert names(found.groups["web"]) == ("conf", "undo", "conf")
+
+
 def test_of_the_same_age_the_name_decides() -> None:
     found = of(build.rollout("b"), build.rollout("a"))
     assert names(found.groups["web"]) == ("a", "a", None)
