@@ -124,7 +124,7 @@ def test_it_is_superseded_only_where_the_younger_one_is() -> None:
 
 def test_settings_do_not_supersede_an_image() -> None:
     found = of(build.rollout("a", born=day(1)), build.rollout("s", born=day(2), complete=True, **SETTINGS))
-    assert names(found.groups["web"]) == ("a", "a", None)
+    assert names(found.groups["web"]) == ("a", "a", "s")
 
 
 def test_a_rollout_for_groups_that_do_not_exist_says_so() -> None:
