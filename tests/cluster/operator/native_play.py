@@ -37,6 +37,7 @@ class NativeHosts:
         self.reboot_seconds = 0.0
         self.reboots: list[str] = []
         self.staged: list[tuple[str, str, int]] = []
+        self._rebooted: set[tuple[str, int]] = set()
         self._busy: set[str] = set()
         self._changed: set[str] = set()
         cluster.listeners.append(self._look)
@@ -102,7 +103,9 @@ class NativeHosts:
     async def _reboot(self, host: Host, grant: Grant) -> dict[str, Any]:
         name, status = host.metadata.name, host.status
         await asyncio.sleep(self.reboot_seconds)
-        self.reboots.append(name)
+        if (name, grant.seq) not in self._rebooted:  # a report that was lost is made again
+            self._rebooted.add((name, grant.seq))
+            self.reboots.append(name)
         target, boot = _passive(status), status.boot_id + "+"
         operation = {"seq": grant.seq, "operation": grant.operation, "digest": grant.digest, "outcome": ""}
         base = {"bootId": boot, "seq": grant.seq}

@@ -25,18 +25,18 @@ from tests.cluster.operator.native_play import NativeHosts, add_hosts, all_run, 
 from tests.cluster.operator.sessions import FaultySession, ForgetfulSession
 
 NAMES = ("n1", "n2", "n3", "n4")
-Prepare = Callable[[Cluster], Awaitable[Callable[[], bool]]]
+Prepare = Callable[..., Awaitable[Callable[[], bool]]]
 
 
-async def _kubeos(world: Cluster) -> Callable[[], bool]:
+async def _kubeos(world: Cluster, at_once: int = 1) -> Callable[[], bool]:
     nodes = await world.add_kubeos_nodes(*NAMES, reboot_seconds=0.05)
-    await world.add_os(sysconfigs={"version": "s1", "configs": []})
+    await world.add_os(maxunavailable=at_once, sysconfigs={"version": "s1", "configs": []})
     return lambda: _is_free(world) and all_on(world, "v2", *NAMES) and nodes.reboots == dict.fromkeys(NAMES, 1)
 
 
-async def _native(world: Cluster) -> Callable[[], bool]:
+async def _native(world: Cluster, at_once: int = 1) -> Callable[[], bool]:
     hosts = await add_hosts(world, *NAMES)
-    await world.add_group()
+    await world.add_group(maxUnavailable=at_once)
     await world.add_rollout()
     return lambda: all_run(world, "v2", *NAMES) and sorted(hosts.reboots) == list(NAMES)
 
@@ -52,13 +52,13 @@ def _one_is_through(world: Cluster) -> bool:
 @pytest.mark.parametrize("prepare", [_kubeos, _native])
 def test_every_write_refused_twice_and_its_answer_lost_once(clean_cluster: ControlPlane, prepare: Prepare) -> None:
     async def script(world: Cluster) -> None:
-        is_done = await prepare(world)
+        is_done = await prepare(world, at_once=2)
         async with operator(world.kubeconfig, kind=FaultySession) as (_, session):
             await world.until(is_done, 100)
         assert set(session.refused) == {"WriteConflict", "ServerBusy", "ServerUnreachable"}
         assert min(session.refused.values()) > len(NAMES)
 
-    play(clean_cluster, script, budget=1)
+    play(clean_cluster, script, budget=2)
 
 
 @pytest.mark.parametrize("prepare", [_kubeos, _native])
