@@ -9,6 +9,8 @@
     │   ├── ThrottledError      429, 503: try again later
     │   └── UnreachableError    no answer at all
     ├── HostError           the agent could not do, or will not do, what was asked of it
+    ├── RecipeError         a recipe, a distribution's data or another input of the image builder is wrong
+    ├── ImageError          a step of an image's making failed
     └── LocalError          a tool, a file or a port on this machine stands in the way
 
 Each file in `catalogue/` is one room's share: code -> name, and per language a text and a remedy. A code is never
@@ -27,9 +29,11 @@ __all__ = [
     "GoneError",
     "HostError",
     "HostplaneError",
+    "ImageError",
     "LocalError",
     "NotFoundError",
     "Reason",
+    "RecipeError",
     "ThrottledError",
     "UnreachableError",
     "catalogue",
@@ -37,7 +41,7 @@ __all__ = [
     "translate",
 ]
 
-_ROOMS = ("agent", "api", "cli", "kube", "local", "operator", "planning", "proxy", "rpc")
+_ROOMS = ("agent", "api", "cli", "distros", "image", "kube", "local", "operator", "planning", "proxy", "rpc")
 _LANGUAGES = ("en", "zh_CN")
 _by_name = {}  # type: dict[str, dict[str, object]]
 
@@ -175,3 +179,11 @@ class HostError(HostplaneError):
 
 class LocalError(HostplaneError):
     """A tool, a file or a port on this machine stands in the way."""
+
+
+class RecipeError(HostplaneError):
+    """A recipe, a distribution's data or another input of the image builder is wrong; nothing was written."""
+
+
+class ImageError(HostplaneError):
+    """A step of an image's making failed."""

@@ -28,6 +28,8 @@ RANGES = {
     "agent": range(6000, 6300),
     "local": range(7000, 7500),
     "cli": range(7500, 8000),
+    "image": range(8000, 8300),
+    "distros": range(8300, 8350),
 }
 MAKERS = {
     "reason",
@@ -41,6 +43,8 @@ MAKERS = {
     "UnreachableError",
     "HostError",
     "LocalError",
+    "RecipeError",
+    "ImageError",
 }
 
 

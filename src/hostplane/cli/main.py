@@ -19,11 +19,19 @@ from enum import IntEnum
 import click
 
 import hostplane
-from hostplane.errors import ApiError, ConflictError, HostplaneError, LocalError, NotFoundError, UnreachableError
+from hostplane.errors import (
+    ApiError,
+    ConflictError,
+    HostplaneError,
+    LocalError,
+    NotFoundError,
+    RecipeError,
+    UnreachableError,
+)
 
 __all__ = ["ExitCode", "cli", "exit_code", "main"]
 
-VERBS = ("completion", "crds", "demo", "hosts", "local", "operator", "proxy", "rollout")
+VERBS = ("completion", "crds", "demo", "hosts", "image", "local", "operator", "proxy", "rollout")
 
 
 class ExitCode(IntEnum):
@@ -41,6 +49,8 @@ def exit_code(error: HostplaneError) -> ExitCode:
     """The exit code an error ends the program with."""
     if isinstance(error, UnreachableError):
         return ExitCode.UNREACHABLE
+    if isinstance(error, RecipeError):
+        return ExitCode.USAGE
     if isinstance(error, (ApiError, ConflictError, NotFoundError, LocalError)):
         return ExitCode.REFUSED
     return ExitCode.FAILED

@@ -1,0 +1,1 @@
+"""The distributions, one data file each."""

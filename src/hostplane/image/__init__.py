@@ -1,0 +1,1 @@
+"""From a recipe to a disk that boots and a bundle that upgrades one."""

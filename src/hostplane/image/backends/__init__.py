@@ -1,0 +1,1 @@
+"""Where a root's files come from, one module for each way."""
