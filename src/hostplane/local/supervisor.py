@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from hostplane.image.agentapp import build_agent
 from hostplane.kube.session import Session
 from hostplane.local import credentials
-from hostplane.local.agentapp import build_agent
 from hostplane.local.disk import SOCKET, install, slot_path
 from hostplane.local.image import Image, ImageServer, write_image
 from hostplane.local.kubelet import Kubelet
