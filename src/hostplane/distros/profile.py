@@ -53,6 +53,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     """Path in the root of GRUB's modules, without the platform: /usr/lib/grub."""
     initramfs: str
     """initramfs-tools or dracut."""
+    bootstrap_packages: tuple[str, ...] = ()
+    """rpm only: what the first transaction into an empty root installs, so that later scripts find a shell."""
     kernel_packages: tuple[str, ...]
     boot_packages: tuple[str, ...]
     """GRUB, shim and what makes the initramfs, for both firmwares."""
@@ -63,6 +65,10 @@ class Profile(Struct, frozen=True, kw_only=True):
     manager_packages: tuple[str, ...]
     """The package managers themselves, taken out unless asked for."""
     release_package: str
+    platform: str = ""
+    """rpm only: PLATFORM_ID of os-release, which picks module streams before os-release exists: platform:el9."""
+    rpm_database: str = "sqlite"
+    """rpm only: the kind of database the release's own rpm reads: sqlite, ndb or bdb."""
     ext4_features: tuple[str, ...]
     """What follows mke2fs -O for a file system its kernel and GRUB can read: "^metadata_csum_seed"…"""
     boot_ext4_features: tuple[str, ...]

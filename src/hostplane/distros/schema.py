@@ -60,6 +60,7 @@ class Efi(_Table, frozen=True, kw_only=True):
 class Packages(_Table, frozen=True, kw_only=True):
     """Names of packages by what they are for."""
 
+    bootstrap: _Packages = ()
     kernel: _Some
     boot: _Some
     base: _Some
@@ -90,6 +91,8 @@ class Facts(_Table, frozen=True, kw_only=True):
     title: _Name
     codename: str = ""
     backend: Literal["dnf", "deb"]
+    platform: str = ""
+    rpm_database: Literal["sqlite", "ndb", "bdb"] = "sqlite"
     initramfs: Literal["dracut", "initramfs-tools"]
     selinux: bool
     identity: Annotated[tuple[Annotated[str, Meta(pattern=r"^[^/\s][^\s]*$")], ...], Meta(min_length=1)]
@@ -130,12 +133,15 @@ class Facts(_Table, frozen=True, kw_only=True):
             grub_prefix=self.grub.prefix,
             grub_modules=self.grub.modules,
             initramfs=self.initramfs,
+            bootstrap_packages=self.packages.bootstrap,
             kernel_packages=self.packages.kernel,
             boot_packages=self.packages.boot,
             base_packages=self.packages.base,
             runtime_packages=dict(self.runtimes),
             manager_packages=self.packages.manager,
             release_package=self.packages.release,
+            platform=self.platform,
+            rpm_database=self.rpm_database,
             ext4_features=self.filesystems.ext4,
             boot_ext4_features=self.filesystems.boot_ext4,
             xfs_options=self.filesystems.xfs,
