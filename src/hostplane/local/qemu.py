@@ -44,6 +44,7 @@ class _Platform(NamedTuple):
     program: str
     package: str
     machine: str
+    kvm_cpu: str
     display: tuple[str, ...]
     firmware: tuple[tuple[str, str], ...]
     """(code, variables) of UEFI, wherever the distributions put them; the first that exists is taken."""
@@ -54,6 +55,7 @@ _PLATFORMS = {
         "qemu-system-x86_64",
         "qemu-system-x86, ovmf",
         "q35",
+        "max,-arch-capabilities",  # whose MSR some hypervisors below refuse
         ("-device", "VGA"),
         (
             ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -67,6 +69,7 @@ _PLATFORMS = {
         "qemu-system-aarch64",
         "qemu-system-arm, qemu-efi-aarch64",
         "virt",
+        "host",
         (),
         (
             ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
@@ -147,6 +150,7 @@ class Machine:
         Raises:
             LocalError: QemuMissing; MachineNotStarted with what QEMU says.
         """
+        assert self._process is None, "a machine starts once"
         program, launcher = shutil.which(self._platform.program), shutil.which("setpriv")
         if program is None or launcher is None:
             what = self._platform.program if program is None else "setpriv"
@@ -254,8 +258,10 @@ class Machine:
         assert self._directory is not None
         command = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", self._platform.machine]
         if os.environ.get("HOSTPLANE_QEMU_ACCEL") == "kvm":
-            command += ["-accel", "kvm"]
-        command += ["-accel", "tcg,thread=multi", "-cpu", "max", *self._platform.display, "-device", "virtio-rng-pci"]
+            command += ["-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", self._platform.kvm_cpu]
+        else:
+            command += ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        command += [*self._platform.display, "-device", "virtio-rng-pci"]
         if self._firmware is Firmware.UEFI:
             command += self._uefi(self._directory)
         if self._bus == "scsi":
