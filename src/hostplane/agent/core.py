@@ -17,7 +17,7 @@ from hostplane.rpc import messages
 from . import machine
 from .bootstate import SLOTS, BootFiles, BootState, other
 from .hostroot import HostRoot
-from .slots import DirectorySlots, SlotPort
+from .slots import SlotPort, open_slots
 from .stage import Progress
 from .state import Slot, State, StateFile, wire
 
@@ -38,7 +38,7 @@ class Core(object):
         self.host = HostRoot(root)
         guard = self.host.refuse_if_vetoed
         self.boot = BootFiles(self.host.path("boot/hostplane"), guard)
-        self.slots = slots or DirectorySlots(self.host.path("dev/hostplane"), self.host.config.slot_bytes, guard)
+        self.slots = slots or open_slots(self.host.path("dev/hostplane"), self.host.config.slot_bytes, guard)
         self.active = self.host.active_slot()
         self.boot_id = self.host.boot_id()
         self.passive = other(self.active)
@@ -74,7 +74,7 @@ class Core(object):
             state = State(last_error=machine.fault_of(fault, "", "", utc_now()))
         if state is None or not state.slots:
             known = self.host.config.installed
-            version = known.version or self.host.os_version()
+            version = known.version or self.host.image().version or self.host.os_version()
             first = Slot(messages.SLOT_CONFIRMED, known.digest, version, known.size)
             state = (state or State())._replace(slots={self.active: first, self.passive: Slot()})
         return state

@@ -106,6 +106,7 @@ class Host(object):
         core = self._core
         core.host.refuse_if_vetoed()
         check_image(core.host, image)
+        core.slots.check_writable()
         with core.changed:
             before = core.state
             core.set(machine.accept_stage(before, core.active, image, held, retry, utc_now()))

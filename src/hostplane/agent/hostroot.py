@@ -13,7 +13,14 @@ from typing import Any, Dict, NamedTuple, Tuple
 
 from hostplane.errors import HostError
 
-__all__ = ["Config", "HostRoot", "Installed"]
+__all__ = ["Config", "HostRoot", "ImageName", "Installed"]
+
+
+class ImageName(NamedTuple):
+    """What the running root says it is (`/usr/lib/hostplane/image.json`, made with the image)."""
+
+    name: str = ""
+    version: str = ""
 
 
 class Installed(NamedTuple):
@@ -154,6 +161,14 @@ class HostRoot(object):
             return self._text("proc/sys/kernel/random/boot_id").strip()
         except OSError:
             raise HostError("BootIdUnknown") from None
+
+    def image(self) -> ImageName:
+        """What the running root says it is; nothing where it was not built by Hostplane."""
+        try:
+            said = json.loads(self._text("usr/lib/hostplane/image.json"))
+            return ImageName(str(said.get("name", "")), str(said.get("version", "")))
+        except (OSError, ValueError, AttributeError):
+            return ImageName()
 
     def os_version(self) -> str:
         """VERSION_ID of the running image, else its PRETTY_NAME, else nothing."""

@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 _LOCK_SECONDS = 5.0
 _DEFAULT_IDLE_SECONDS = 10.0
+_STATUS_SECONDS = 60.0  # a slow host has to start the agent first
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,8 +38,11 @@ def _parser() -> argparse.ArgumentParser:
         help="end after N seconds with nothing to do; 0: never (default: %g when started by socket activation)"
         % _DEFAULT_IDLE_SECONDS,
     )
-    status = commands.add_parser("status", help="print the host's report as JSON")
+    status = commands.add_parser("status", help="print the host's report")
     status.add_argument("--socket", default="/run/hostplane/agent.sock", metavar="PATH")
+    status.add_argument("--json", action="store_true", help="as JSON, for programs")
+    for name, words in (("grow", "let PERSIST fill its disk"), ("banner", "write the line above the login prompt")):
+        commands.add_parser(name, help=words).add_argument("--root", default="/", metavar="DIR", help=argparse.SUPPRESS)
     return parser
 
 
@@ -51,7 +55,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.command == "serve":
             return _serve(options)
         if options.command == "status":
-            return _status(options.socket)
+            return _status(options.socket, options.json)
+        if options.command == "grow":
+            return _grow(options.root)
+        if options.command == "banner":
+            return _banner(options.root)
     except HostplaneError as fault:
         print("hostplane-agent: %s\n%s" % (fault, fault.remedy), file=sys.stderr)
         return 1
@@ -59,11 +67,39 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 2
 
 
-def _status(path: str) -> int:
+def _status(path: str, as_json: bool) -> int:
     from hostplane.rpc.client import AgentClient
 
-    with AgentClient(path) as agent:
-        print(json.dumps(agent.call("status"), indent=2))
+    from .console import status_text
+
+    with AgentClient(path, timeout=_STATUS_SECONDS) as agent:
+        report = agent.call("status")
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else status_text(report))
+    return 0
+
+
+def _grow(root: str) -> int:
+    from .grow import grow
+    from .hostroot import HostRoot
+
+    host = HostRoot(root)
+    if host.is_vetoed:
+        print("/etc/hostplane/never forbids every change")
+        return 0
+    size = grow(host)
+    print("nothing to grow" if size is None else "PERSIST has %d MiB now" % (size >> 20))
+    return 0
+
+
+def _banner(root: str) -> int:
+    from . import banner
+    from .hostroot import HostRoot
+
+    try:
+        line = banner.show(HostRoot(root))
+    except OSError as fault:
+        raise HostError("BannerNotWritten", detail=str(fault)) from fault
+    sys.stdout.buffer.write(line.encode("utf-8") + b"\n")  # whatever the console's locale is
     return 0
 
 

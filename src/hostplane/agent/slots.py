@@ -2,17 +2,18 @@
 
 The port knows bytes and slots; it knows nothing of digests, phases or the boot order. Whoever implements it asks the
 veto before every write and turns a full or broken disk into one error with a name. The directory backend keeps each
-slot in a file, the image's bytes followed by zeros.
+slot in a file, the image's bytes followed by zeros. Where the slots are partitions of a disk they are only read yet.
 """
 
 import abc
 import errno
 import os
+import stat
 from typing import Callable, Iterator
 
 from hostplane.errors import HostError
 
-__all__ = ["DirectorySlots", "SlotPort", "SlotWriter"]
+__all__ = ["DirectorySlots", "PartitionSlots", "SlotPort", "SlotWriter", "open_slots"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_CHUNK = 256 << 10
@@ -44,6 +45,10 @@ class SlotPort(abc.ABC):
     @abc.abstractmethod
     def room(self, slot: str) -> int:
         """Bytes an image in `slot` may have at most."""
+
+    @abc.abstractmethod
+    def check_writable(self) -> None:
+        """Refuse a staging before it has begun. Raises HostError SlotsReadOnly, VetoedByHost."""
 
     @abc.abstractmethod
     def writer(self, slot: str, offset: int) -> SlotWriter:
@@ -107,6 +112,18 @@ class _faults(object):
             raise HostError("SlotWriteFailed", slot=self._slot, detail=fault.strerror or str(fault)) from fault
 
 
+def _pieces(path: str, size: int) -> Iterator[bytes]:
+    with _faults(path), open(path, "rb", buffering=0) as handle:
+        os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the medium, not from memory
+        left = size
+        while left > 0:
+            piece = handle.read(min(_READ_CHUNK, left))
+            if not piece:
+                return
+            left -= len(piece)
+            yield piece
+
+
 class DirectorySlots(SlotPort):
     """Slots as the files ROOT-A and ROOT-B of a directory. `slot_bytes` 0 means: what the file system has free."""
 
@@ -126,16 +143,50 @@ class DirectorySlots(SlotPort):
         free = os.statvfs(self._directory)
         return held + max(0, free.f_bavail * free.f_frsize - (10 << 20))
 
+    def check_writable(self) -> None:
+        self._guard()
+
     def writer(self, slot: str, offset: int) -> SlotWriter:
         return _FileWriter(self._path(slot), offset, self.room(slot), self._guard)
 
     def read(self, slot: str, size: int) -> Iterator[bytes]:
-        with _faults(self._path(slot)), open(self._path(slot), "rb", buffering=0) as handle:
-            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the medium, not from memory
-            left = size
-            while left > 0:
-                piece = handle.read(min(_READ_CHUNK, left))
-                if not piece:
-                    return
-                left -= len(piece)
-                yield piece
+        return _pieces(self._path(slot), size)
+
+
+class PartitionSlots(SlotPort):
+    """Slots as the partitions ROOT-A and ROOT-B, by their names below `directory`. Only read; see check_writable."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def _path(self, slot: str) -> str:
+        return os.path.join(self._directory, "ROOT-" + slot)
+
+    def room(self, slot: str) -> int:
+        path = self._path(slot)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as fault:
+            raise HostError("SlotMissing", slot=slot, path=path, detail=fault.strerror or str(fault)) from fault
+        try:
+            return os.lseek(descriptor, 0, os.SEEK_END)
+        finally:
+            os.close(descriptor)
+
+    def check_writable(self) -> None:
+        raise HostError("SlotsReadOnly")
+
+    def writer(self, slot: str, offset: int) -> SlotWriter:
+        raise HostError("SlotsReadOnly")
+
+    def read(self, slot: str, size: int) -> Iterator[bytes]:
+        return _pieces(self._path(slot), size)
+
+
+def open_slots(directory: str, slot_bytes: int, guard: Callable[[], None]) -> SlotPort:
+    """The slots below `directory`, as what they are there."""
+    try:
+        is_disk = stat.S_ISBLK(os.stat(os.path.join(directory, "ROOT-A")).st_mode)
+    except OSError:
+        is_disk = directory == "/dev/hostplane"  # a real host whose partition is gone has no files instead
+    return PartitionSlots(directory) if is_disk else DirectorySlots(directory, slot_bytes, guard)

@@ -6,6 +6,7 @@ libraries are copied from this installation, without their compiled parts and wi
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import io
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 import hostplane
 from hostplane.errors import LocalError
 
-__all__ = ["build_agent"]
+__all__ = ["agent_digest", "build_agent"]
 
 _OWN = ("__init__.py", "errors.py", "catalogue/agent.json", "catalogue/rpc.json")
 _OWN_ROOMS = ("agent", "rpc")
@@ -48,17 +49,34 @@ def _vendored(distribution: str, package: str) -> Iterator[tuple[str, bytes]]:
             yield f"licences/{distribution}", entry.read_binary()
 
 
+def _entries() -> dict[str, bytes]:
+    entries = dict(_own())
+    for distribution, package in _VENDORED.items():
+        entries.update(_vendored(distribution, package))
+    entries["ruamel/__init__.py"] = b""  # a namespace package, which a zip cannot hold on Python 3.6
+    entries["__main__.py"] = _MAIN
+    return entries
+
+
+def agent_digest() -> str:
+    """SHA-256 (hex) of what the agent is made of; without packing it.
+
+    Raises:
+        LocalError: VendoredLibraryMissing.
+    """
+    digest = hashlib.sha256(_SHEBANG)
+    for name, content in sorted(_entries().items()):
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
 def build_agent(target: Path) -> Path:
     """Write the agent's zip application to `target`, in one step, executable; gives `target`.
 
     Raises:
         LocalError: VendoredLibraryMissing, in an installation without the agent's libraries.
     """
-    entries = dict(_own())
-    for distribution, package in _VENDORED.items():
-        entries.update(_vendored(distribution, package))
-    entries["ruamel/__init__.py"] = b""  # a namespace package, which a zip cannot hold on Python 3.6
-    entries["__main__.py"] = _MAIN
+    entries = _entries()
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
         for name in sorted(entries):

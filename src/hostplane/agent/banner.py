@@ -1,0 +1,126 @@
+"""`hostplane-agent banner`: the line above the login prompt, from the first login on, true when the boot is over.
+
+Written at once (`starting`), then the service manager is told that gettys may start; once no job is left, what is wrong
+is found out (failed units, the agent's own report) and the line is written again. A login prompt that can be told to
+show itself again is told. Nothing here is essential: a host whose line cannot be written works on.
+"""
+
+import os
+import socket
+import subprocess
+import time
+from typing import Callable, List
+
+from hostplane.errors import HostError, HostplaneError
+
+from .console import Facts, banner_line
+from .hostroot import HostRoot
+
+__all__ = ["look", "show", "write"]
+
+_BOOT_SECONDS = 600.0
+_POLL_SECONDS = 1.0
+_TOOL_SECONDS = 30.0
+_AGENT_SECONDS = 60.0
+_STARTING = ("initializing", "starting")
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_TOOL_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def look(host: HostRoot, output: Callable[..., str] = _output) -> Facts:
+    """How this host is. `output` gives what a command prints."""
+    try:
+        slot = host.active_slot()
+    except HostError:
+        slot = ""
+    image = host.image()
+    known = Facts(slot, " ".join((image.name, image.version)).strip() or host.os_version())
+    system = output("systemctl", "is-system-running").strip()
+    if system in _STARTING:
+        return known._replace(system=system)
+    units = output("systemctl", "list-units", "--state=failed", "--no-legend", "--no-pager", "--plain")
+    known = known._replace(system=system or "unknown", failed_units=_units(units))
+    if not slot:
+        return known
+    try:
+        from hostplane.rpc.client import AgentClient
+
+        with AgentClient(host.path("run/hostplane/agent.sock"), timeout=_AGENT_SECONDS) as agent:
+            return known._replace(report=agent.call("status"))
+    except HostplaneError as fault:
+        return known._replace(fault=str(fault))
+
+
+def _units(listing: str) -> List[str]:
+    """Names of units; older versions put a mark before each."""
+    words = (line.lstrip("●*× ").split() for line in listing.splitlines())
+    return [line[0] for line in words if line]
+
+
+def write(host: HostRoot, line: str) -> bool:
+    """Put `line` where login prompts and shells find it; whether it is another one than before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    plain = line.replace("\\", "/")  # a login prompt takes a backslash for a command
+    try:
+        with open(host.path("usr/lib/hostplane/issue"), encoding="utf-8", errors="replace") as file:
+            before = file.read()
+    except OSError:
+        before = ""
+    is_news = _replace(host.path("run/issue.d/hostplane.issue"), plain + "\n")
+    _replace(host.path("run/motd.d/hostplane"), line + "\n")
+    _replace(host.path("run/hostplane/issue"), before + plain + "\n\n")
+    return is_news
+
+
+def _replace(path: str, text: str) -> bool:
+    content = text.encode("utf-8")
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content:
+                return False
+    except OSError:
+        pass
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".new", "wb") as file:
+        file.write(content)
+    os.replace(path + ".new", path)
+    return True
+
+
+def _ready() -> None:
+    """Tell the service manager, where there is one, that a first line is there."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
+
+
+def show(host: HostRoot, seconds: float = _BOOT_SECONDS) -> str:
+    """Keep the line true until the boot is over, at most for `seconds`; gives the last one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    deadline = time.monotonic() + seconds
+    facts = look(host)
+    is_news = write(host, banner_line(facts))
+    _ready()
+    while facts.system in _STARTING and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        facts = look(host)
+    line = banner_line(facts)
+    if write(host, line) or is_news:
+        _output("agetty", "--reload")
+    return line
