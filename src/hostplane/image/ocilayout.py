@@ -1,0 +1,262 @@
+"""A bundle's directory: an OCI image layout whose one entry is an index of the bundle's manifest and its signatures.
+
+Blobs are written beside their place and renamed to their digest; reading compares digest and size. The index lists the
+bundle first and the list of signatures after it, so that whatever copies the index copies both, and signing changes the
+index and never the manifest that was signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from msgspec import Struct
+
+from hostplane.agent.bundle.limits import MAX_MANIFEST
+from hostplane.agent.bundle.manifest import (
+    ANNOTATION_SUBJECT,
+    MEDIA_INDEX,
+    MEDIA_MANIFEST,
+    TYPE_BUNDLE,
+    TYPE_SIGNATURES,
+    Descriptor,
+    Manifest,
+    Metadata,
+    check_blob,
+    parse_index,
+    parse_layout,
+    parse_manifest,
+    parse_metadata,
+    parse_signature_manifest,
+)
+from hostplane.agent.bundle.signature import SignatureList, parse_signatures
+from hostplane.errors import ImageError
+
+__all__ = ["Layout", "Opened", "canonical", "open_bundle", "replaced_directory", "replaced_file"]
+
+_REF = "org.opencontainers.image.ref.name"
+_MEDIA_EMPTY = "application/vnd.oci.empty.v1+json"
+_COPY = 1 << 20
+
+
+def canonical(value: object) -> bytes:
+    """JSON with one spelling: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+@contextmanager
+def replaced_directory(target: Path) -> Iterator[Path]:
+    """A fresh directory beside `target` that takes its place when the block ends well, and vanishes otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh.chmod(0o755)
+        yield fresh
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            target.rename(old / "old")
+            fresh.rename(target)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def replaced_file(target: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write `target` whole or not at all."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class _Sink:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> int:
+        self.sha256.update(piece)
+        self.size += len(piece)
+        return self._file.write(piece)
+
+
+class Layout:
+    """The directory, for writing blobs and reading them back."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._blobs = directory / "blobs" / "sha256"
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is."""
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def add(self, raw: bytes, media_type: str, **more: object) -> dict[str, Any]:
+        """The descriptor of a blob with these bytes, written."""
+        with self.sink(media_type, **more) as (sink, descriptor):
+            sink.write(raw)
+        return descriptor
+
+    def copy(self, source: Path, media_type: str) -> dict[str, Any]:
+        """The descriptor of a blob with the file's bytes, written."""
+        with source.open("rb") as file, self.sink(media_type) as (sink, descriptor):
+            while piece := file.read(_COPY):
+                sink.write(piece)
+        return descriptor
+
+    @contextmanager
+    def sink(self, media_type: str, **more: object) -> Iterator[tuple[IO[bytes], dict[str, Any]]]:
+        """(where to write, the blob's descriptor, filled in at the end)."""
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        descriptor: dict[str, Any] = {"mediaType": media_type, **more}
+        handle, name = tempfile.mkstemp(dir=self._blobs)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                sink = _Sink(file)
+                yield sink, descriptor  # type: ignore[misc]  # it has the one method that writers call
+                os.fchmod(handle, 0o644)
+            descriptor.update(digest=f"sha256:{sink.sha256.hexdigest()}", size=sink.size)
+            os.replace(name, self.path(descriptor["digest"]))
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def read(self, part: str, digest: str, size: int) -> bytes:
+        """A blob's bytes, when they are what the descriptor says.
+
+        Raises:
+            ImageError: BundlePartMissing.
+            HostError: BundleDigestMismatch.
+        """
+        return check_blob(part, self._read(self.path(digest), size + 1), size, digest)
+
+    def read_file(self, name: str) -> bytes:
+        """A small file of the layout itself: oci-layout, index.json.
+
+        Raises:
+            ImageError: BundlePartMissing.
+        """
+        return self._read(self.directory / name, MAX_MANIFEST + 1)
+
+    @staticmethod
+    def _read(path: Path, limit: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                return file.read(limit)
+        except OSError as fault:
+            raise ImageError("BundlePartMissing", path=path, detail=fault.strerror) from fault
+
+    def point(self, manifest: Mapping[str, object], ref: str, listed: bytes | None) -> None:
+        """Let index.json name, as `ref`, an index of `manifest` and of its list of signatures, if any."""
+        entries: list[Mapping[str, object]] = [manifest]
+        if listed is not None:
+            entries.append(self._add_signatures(manifest, listed))
+        index = {"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries}
+        before = self._index_digest()
+        top = self.add(canonical(index), MEDIA_INDEX, annotations={_REF: ref})
+        replaced_file(self.directory / "oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
+        head = canonical({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": [top]})
+        replaced_file(self.directory / "index.json", head)
+        if before not in (None, top["digest"]):
+            self.path(str(before)).unlink(missing_ok=True)
+
+    def _index_digest(self) -> str | None:
+        if not (self.directory / "index.json").exists():
+            return None
+        return parse_index(self.read_file("index.json"))[0].digest
+
+    def _add_signatures(self, manifest: Mapping[str, object], listed: bytes) -> dict[str, Any]:
+        subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
+        body = {
+            "schemaVersion": 2,
+            "mediaType": MEDIA_MANIFEST,
+            "artifactType": TYPE_SIGNATURES,
+            "config": self.add(b"{}", _MEDIA_EMPTY),
+            "layers": [self.add(listed, TYPE_SIGNATURES)],
+            "subject": subject,
+        }
+        return self.add(
+            canonical(body),
+            MEDIA_MANIFEST,
+            artifactType=TYPE_SIGNATURES,
+            annotations={ANNOTATION_SUBJECT: str(manifest["digest"])},
+            platform={"architecture": "unknown", "os": "unknown"},
+        )
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """A bundle's small parts, each checked against its digest; `signatures` is empty where there are none."""
+
+    layout: Layout
+    ref: str
+    descriptor: dict[str, Any]
+    """The manifest's, as the index lists it."""
+    manifest: Manifest
+    metadata: Metadata
+    signatures: SignatureList
+    signature_digest: str
+    """Of the list of signatures; empty where there is none."""
+
+    def path(self, descriptor: Descriptor) -> Path:
+        """Where a blob is."""
+        return self.layout.path(descriptor.digest)
+
+    def read(self, part: str, descriptor: Descriptor) -> bytes:
+        """A blob's bytes, compared with its digest."""
+        return self.layout.read(part, descriptor.digest, descriptor.size)
+
+
+def open_bundle(directory: Path) -> Opened:
+    """Read the bundle in `directory`. Signatures are parsed, not judged.
+
+    Raises:
+        ImageError: BundlePartMissing, BundleNotOne.
+        HostError: what the parsers raise.
+    """
+    layout = Layout(directory)
+    parse_layout(layout.read_file("oci-layout"))
+    top = parse_index(layout.read_file("index.json"))
+    if len(top) != 1 or top[0].media_type != MEDIA_INDEX:
+        raise ImageError("BundleNotOne", path=directory)
+    raw_index = layout.read("index", top[0].digest, top[0].size)
+    listed = parse_index(raw_index, "index")
+    bundles = [at for at, one in enumerate(listed) if one.artifact_type == TYPE_BUNDLE]
+    if len(bundles) != 1:
+        raise ImageError("BundleNotOne", path=directory)
+    found = listed[bundles[0]]
+    manifest = parse_manifest(layout.read("manifest", found.digest, found.size))
+    signatures, digest = SignatureList(found.digest, ()), ""
+    for one in listed:
+        if one.artifact_type == TYPE_SIGNATURES and one.annotations.get(ANNOTATION_SUBJECT) == found.digest:
+            subject, blob = parse_signature_manifest(layout.read("signature manifest", one.digest, one.size))
+            if subject != found.digest:
+                continue
+            signatures, digest = parse_signatures(layout.read("signatures", blob.digest, blob.size)), blob.digest
+    return Opened(
+        layout=layout,
+        ref=top[0].annotations.get(_REF, ""),
+        descriptor=json.loads(raw_index)["manifests"][bundles[0]],
+        manifest=manifest,
+        metadata=parse_metadata(layout.read("metadata", manifest.metadata.digest, manifest.metadata.size)),
+        signatures=signatures,
+        signature_digest=digest,
+    )
