@@ -120,6 +120,7 @@ class Repository(_Table, frozen=True, kw_only=True):
     """One package repository. Secrets are names of environment variables or paths of files; never the secret itself."""
 
     name: str
+    """Unique; files and logs are named after it."""
     url: str
     """http(s)://, file:///… or the path of a mounted DVD; $release and $arch are filled in."""
     suites: tuple[str, ...] = ()
@@ -129,15 +130,21 @@ class Repository(_Table, frozen=True, kw_only=True):
     key: str | None = None
     """Path of the public key(s) that packages are signed with."""
     check_signatures: bool = True
+    """Whether packages must be signed with `key`."""
     ca: str | None = None
     """Path of a private certificate authority's PEM file."""
     client_certificate: str | None = None
+    """Path of a PEM certificate shown to the server; needs client_key."""
     client_key: str | None = None
+    """Path of the certificate's PEM private key."""
     username: str | None = None
+    """For the server; needs password_env."""
     password_env: str | None = None
     """Name of the environment variable that holds the password."""
     proxy: str | None = None
+    """Address of a proxy: http(s)://… or socks5://…"""
     priority: int | None = None
+    """Lower wins, as the package manager counts."""
 
 
 class Packages(_Table, frozen=True, kw_only=True):
@@ -148,6 +155,7 @@ class Packages(_Table, frozen=True, kw_only=True):
     repositories: tuple[Repository, ...] = ()
     """Empty: the distribution's public ones."""
     include: tuple[str, ...] = ()
+    """Names; name=version asks for a version."""
     exclude: tuple[str, ...] = ()
     """Never installed, also where another package recommends it."""
     defaults: bool = True
@@ -168,25 +176,34 @@ class Partition(_Table, frozen=True, kw_only=True):
     """An extra partition, laid out between the slots and PERSIST."""
 
     label: Annotated[str, Meta(pattern=r"^[A-Z0-9][A-Z0-9-]{0,11}$")]
+    """Its PARTLABEL."""
     size_mib: MiB
     fs: StateFs = StateFs.EXT4
     mount: str | None = None
+    """Where the running host mounts it; empty: nowhere."""
     style: Annotated[str, Meta(pattern="^(systemd|fstab)$")] = "systemd"
     """Whether a systemd mount unit or a line of fstab mounts it."""
 
 
 class Disk(_Table, frozen=True, kw_only=True):
-    """The disk: two slots of {BOOT-x, ROOT-x}, the boot state, and PERSIST over the rest (design section 6)."""
+    """The disk: two slots of {BOOT-x, ROOT-x}, the boot state, and PERSIST over the rest."""
 
     size_gib: Annotated[int, Meta(ge=1, le=65536)] = 20
+    """Size of the image; PERSIST grows to the disk at first boot."""
     root_mib: MiB = 4096
+    """Size of each ROOT-x: this version and the next ones must fit."""
     boot_mib: MiB = 512
     """Size of each BOOT-x."""
     esp_mib: MiB = 64
+    """Size of the EFI system partition."""
     bootstate_mib: MiB = 16
+    """Size of BOOTSTATE."""
     fs: RootFs = RootFs.EXT4
+    """File system of the roots."""
     persist_fs: StateFs = StateFs.EXT4
+    """File system of PERSIST."""
     verity: bool = False
+    """Whether the root is sealed by dm-verity."""
     partitions: tuple[Partition, ...] = ()
     persist_dirs: tuple[str, ...] = ()
     """Extra directories made in PERSIST."""
@@ -200,9 +217,13 @@ class Boot(_Table, frozen=True, kw_only=True):
     arguments: tuple[str, ...] = ()
     """Kernel arguments, besides the ones Hostplane sets."""
     firmware: tuple[Firmware, ...] = (Firmware.BIOS, Firmware.UEFI)
+    """What the disk starts from. Where it is not said: all that the processor has."""
     console: tuple[str, ...] = ("tty0", "ttyS0,115200")
+    """Consoles of GRUB, the kernel and the login prompt; the last one is /dev/console."""
     tries: Annotated[int, Meta(ge=1, le=9)] = 3
+    """Boots of a new version that may fail before the old one comes back."""
     timeout_seconds: Annotated[int, Meta(ge=0, le=60)] = 1
+    """How long the menu waits."""
     modules: tuple[str, ...] = ()
     """Kernel modules that the initramfs must hold."""
     page_size: int | None = None
@@ -215,26 +236,37 @@ class User(_Table, frozen=True, kw_only=True):
     """An account of the image."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+    """Made when it does not exist; root always does."""
     password_hash: str | None = None
     """crypt(3) hash; a plain password is refused."""
     ssh_keys: tuple[str, ...] = ()
+    """Lines of authorized_keys."""
     groups: tuple[str, ...] = ()
+    """Further groups."""
     primary_group: str | None = None
+    """Empty: a group of the same name."""
     uid: Annotated[int, Meta(ge=0, le=65533)] | None = None
+    """Empty: the next free one."""
     shell: str = "/bin/bash"
     home: str | None = None
+    """Empty: /home/NAME, and /root for root."""
 
 
 class File(_Table, frozen=True, kw_only=True):
     """A file or tree put into the image: `content` or `source`, one of the two."""
 
     path: str
+    """Absolute, in the image."""
     content: str | None = None
+    """Text."""
     source: str | None = None
+    """Path of a file or directory."""
     mode: Annotated[str, Meta(pattern="^0?[0-7]{3,4}$")] | None = None
     """Octal. Empty: what the source has, 0644 for content."""
     owner: str = "root"
+    """Name or number."""
     group: str = "root"
+    """Name or number."""
     replace: bool = True
     """Whether an existing file gives way."""
 
@@ -245,7 +277,9 @@ class Unit(_Table, frozen=True, kw_only=True):
     name: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.(service|socket|mount|timer|path|target|slice|automount)$")
     ]
+    """With its kind: my.service."""
     content: str | None = None
+    """The unit file; empty: the unit comes with a package."""
     state: Annotated[str, Meta(pattern="^(enabled|disabled|masked|present)$")] = "enabled"
 
 
@@ -253,15 +287,23 @@ class Script(_Table, frozen=True, kw_only=True):
     """A step of one's own, before or after a stage."""
 
     name: str
+    """Unique; its log is named after it."""
     stage: StageName = StageName.SCRIPTS
+    """The stage it belongs to."""
     when: Annotated[str, Meta(pattern="^(before|after)$")] = "after"
+    """Before or after the stage."""
     place: ScriptPlace = ScriptPlace.CHROOT
+    """chroot: in the image. host: on the building machine, with $ROOT set."""
     content: str | None = None
+    """The script; its first line may name the interpreter."""
     source: str | None = None
+    """Path of the script."""
     environment: dict[str, str] = {}
+    """Variables; everybody can read them in logs."""
     secrets: tuple[str, ...] = ()
     """Names of environment variables handed to the script; their values reach no key, log or image."""
     network: bool = False
+    """Whether it may reach the network."""
     timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 1800
 
 
@@ -269,7 +311,9 @@ class Kubernetes(_Table, frozen=True, kw_only=True):
     """The node's own programs, from files or from packages named in `packages.include`."""
 
     version: Annotated[str, Meta(pattern=r"^1\.\d+(\.\d+)?$")] | None = None
+    """For the record; what brings the kubelet decides."""
     runtime: Annotated[str, Meta(pattern="^(containerd|cri-o|docker|none)$")] = "containerd"
+    """Whose packages are included."""
     kubelet: str | None = None
     """Path of a kubelet program to install."""
     cni_plugins: str | None = None
@@ -282,11 +326,13 @@ class Slim(_Table, frozen=True, kw_only=True):
     documentation: bool = True
     """Whether documentation, manual pages and the like are removed (licences stay)."""
     locales: tuple[str, ...] | None = ("C", "en_US")
-    """Locales that stay; null in a profile is not expressible in TOML: ["*"] keeps all."""
+    """Locales that stay; ["*"] keeps all."""
     caches: bool = True
+    """Whether package lists, downloads and logs are removed."""
     modules: Annotated[str, Meta(pattern="^(all|host|virtual)$")] = "host"
     """Kernel modules that stay: all, what servers use, or what virtual machines use."""
     modules_keep: tuple[str, ...] = ()
+    """Names or globs of modules that stay in any case."""
     firmware: Annotated[str, Meta(pattern="^(all|none|modules)$")] = "modules"
     """Firmware that stays: all, none, or what the kept modules ask for."""
     remove: tuple[str, ...] = ()
@@ -301,7 +347,9 @@ class Signing(_Table, frozen=True, kw_only=True):
     key_env: str | None = None
     """Name of the environment variable that holds that path."""
     key_id: str | None = None
+    """Empty: made from the public key."""
     expires_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
+    """Days from the build until hosts refuse the signature; empty: never."""
     trusted_keys: str | None = None
     """Path of the trusted key set put into the image."""
 
@@ -310,8 +358,11 @@ class ImageFile(_Table, frozen=True, kw_only=True):
     """What is written."""
 
     outputs: tuple[Output, ...] = (Output.RAW, Output.BUNDLE)
+    """raw and qcow2 are disks, bundle is what hosts upgrade with, os-tar is KubeOS's form of it."""
     codec: Annotated[str, Meta(pattern="^(xz|deflate|none|zstd)$")] = "xz"
+    """How frames of the bundle are compressed."""
     frame_kib: Annotated[int, Meta(ge=64, le=8192)] = 1024
+    """Bytes of a frame before compression, in KiB; a multiple of 4."""
     reachable_from: tuple[str, ...] = ()
     """Versions this one may be installed over; empty: any."""
 
@@ -320,20 +371,26 @@ class Recipe(_Table, frozen=True, kw_only=True):
     """One image."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    """Names the output directory and is part of every identifier on the disk."""
     version: Annotated[str, Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z._+~-]{0,62}$")]
+    """The version of this image."""
     distro: str
+    """ID of os-release: debian, openEuler, …; `hostplane image distros` lists them."""
     release: str
+    """Its release, as that list has it."""
     arch: Arch = Arch.X86_64
     profiles: tuple[str, ...] = ()
-    """Names of built-in profiles merged below the recipe (already merged in when this value is seen)."""
+    """Names of built-in profiles merged below the recipe."""
     include: tuple[str, ...] = ()
-    """Paths of further TOML files merged below the recipe (already merged in when this value is seen)."""
+    """Paths of further TOML files merged below the recipe."""
     hostname: str | None = None
+    """Empty: hosts get their names from the network or at their installation."""
     timezone: str = "UTC"
+    """A name of the zone database."""
     source_date_epoch: Annotated[int, Meta(ge=0)] | None = None
     """Seconds; every time stamp of the image. Empty: taken from the newest locked package, else fixed."""
     agent: bool = True
-    """Whether the Hostplane agent, its units and the mounts of design section 6 are put in."""
+    """Whether the Hostplane agent, its units and the mounts of /etc and /var are put in."""
     packages: Packages = Packages()
     disk: Disk = Disk()
     boot: Boot = Boot()
@@ -346,6 +403,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
     modules_block: tuple[str, ...] = ()
     """Kernel modules that may not be loaded."""
     sysctl: dict[str, str | int] = {}
+    """Kernel settings by name: "net.ipv4.ip_forward" = 1."""
     kubernetes: Kubernetes = Kubernetes()
     slim: Slim = Slim()
     signing: Signing = Signing()

@@ -15,7 +15,7 @@ from msgspec import inspect
 from hostplane.errors import Reason, reason
 from hostplane.image.positions import KeyPath, written
 
-__all__ = ["misfits"]
+__all__ = ["misfits", "wanted"]
 
 
 def misfits(value: object, kind: inspect.Type, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Reason]]:
@@ -66,14 +66,16 @@ def _fits(value: object, kind: inspect.Type) -> bool:
                 and (most is None or value <= most)
             )
         case inspect.StrType(pattern=pattern):
-            return isinstance(value, str) and (pattern is None or re.search(pattern, value) is not None)
+            if not isinstance(value, str) or pattern is None:
+                return isinstance(value, str)
+            return re.search(pattern, value) is not None and not value.endswith("\n")  # $ lets a last line break pass
         case inspect.EnumType(cls=cls):
             return isinstance(value, str) and value in [member.value for member in cls]
     return False
 
 
 def _wrong(path: KeyPath, value: object, kind: inspect.Type) -> Reason:
-    return reason("RecipeValueWrong", key=written(path), value=_shown(value), wanted=_wanted(kind))
+    return reason("RecipeValueWrong", key=written(path), value=_shown(value), wanted=wanted(kind))
 
 
 def _shown(value: object) -> str:
@@ -89,7 +91,7 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _wanted(kind: inspect.Type) -> str:
+def wanted(kind: inspect.Type) -> str:
     """The type in a notation that needs no translation."""
     match kind:
         case inspect.BoolType():
@@ -105,9 +107,9 @@ def _wanted(kind: inspect.Type) -> str:
         case inspect.EnumType(cls=cls):
             return " | ".join(f'"{member.value}"' for member in cls)
         case inspect.VarTupleType(item_type=item):
-            return f"[{_wanted(item)}, …]"
+            return f"[{wanted(item)}, …]"
         case inspect.UnionType(types=types):
-            return " | ".join(_wanted(choice) for choice in types if not isinstance(choice, inspect.NoneType))
+            return " | ".join(wanted(choice) for choice in types if not isinstance(choice, inspect.NoneType))
         case inspect.Metadata(type=inner):
-            return _wanted(inner)
+            return wanted(inner)
     return "{…}"

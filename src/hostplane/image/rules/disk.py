@@ -10,7 +10,7 @@ from hostplane.image.recipe import Arch, Backend, Output, Partition, RootFs, Sta
 from hostplane.image.rules.case import Case, Fault, Rule, error, in_image, unique, warning
 from hostplane.image.rules.packages import backend_of
 
-__all__ = ["OUR_LABELS", "RULES"]
+__all__ = ["OUR_LABELS", "PERSIST_DIRS", "RULES"]
 
 OUR_LABELS = ("BIOS-BOOT", "ESP", "BOOTSTATE", "BOOT-A", "BOOT-B", "ROOT-A", "ROOT-B", "PERSIST")
 
@@ -43,7 +43,7 @@ _CLOSED = (
     "/lib",
 )
 """Nothing may be mounted at or below these."""
-_PERSIST_DIRS = ("etc", "identity", "var", "home", "root", "opt", "srv", "usr-local", "lost+found")
+PERSIST_DIRS = ("etc", "identity", "var", "home", "root", "opt", "srv", "usr-local", "lost+found")
 
 
 def _partitions(case: Case) -> Iterator[tuple[KeyPath, Partition]]:
@@ -161,8 +161,8 @@ def persist_directories_are_new(case: Case) -> Iterator[Fault]:
     for index, value in enumerate(case.recipe.disk.persist_dirs):
         path = ("disk", "persist_dirs", index)
         parts = value.removeprefix("/").split("/")
-        if {"", ".", ".."} & set(parts) or parts[0] in _PERSIST_DIRS or not value.isprintable():
-            yield error(path, reason("PersistDirectory", key=written(path), value=value, ours=", ".join(_PERSIST_DIRS)))
+        if {"", ".", ".."} & set(parts) or parts[0] in PERSIST_DIRS or not value.isprintable():
+            yield error(path, reason("PersistDirectory", key=written(path), value=value, ours=", ".join(PERSIST_DIRS)))
 
 
 def persist_directories_are_unique(case: Case) -> Iterator[Fault]:
