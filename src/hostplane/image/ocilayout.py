@@ -171,18 +171,16 @@ class Layout:
         if listed is not None:
             entries.append(self._add_signatures(manifest, listed))
         index = {"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": entries}
-        before = self._index_digest()
         top = self.add(canonical(index), MEDIA_INDEX, annotations={_REF: ref})
         replaced_file(self.directory / "oci-layout", canonical({"imageLayoutVersion": "1.0.0"}))
         head = canonical({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": [top]})
         replaced_file(self.directory / "index.json", head)
-        if before not in (None, top["digest"]):
-            self.path(str(before)).unlink(missing_ok=True)
 
-    def _index_digest(self) -> str | None:
-        if not (self.directory / "index.json").exists():
-            return None
-        return parse_index(self.read_file("index.json"))[0].digest
+    def keep_only(self, opened: Opened) -> None:
+        """Remove blobs that the bundle no longer names: what an earlier list of signatures left behind."""
+        for blob in self._blobs.iterdir():
+            if f"sha256:{blob.name}" not in opened.digests:
+                blob.unlink()
 
     def _add_signatures(self, manifest: Mapping[str, object], listed: bytes) -> dict[str, Any]:
         subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
@@ -215,6 +213,8 @@ class Opened(Struct, frozen=True, kw_only=True):
     signatures: SignatureList
     signature_digest: str
     """Of the list of signatures; empty where there is none."""
+    digests: frozenset[str]
+    """Of every blob the layout needs."""
 
     def path(self, descriptor: Descriptor) -> Path:
         """Where a blob is."""
@@ -244,13 +244,14 @@ def open_bundle(directory: Path) -> Opened:
         raise ImageError("BundleNotOne", path=directory)
     found = listed[bundles[0]]
     manifest = parse_manifest(layout.read("manifest", found.digest, found.size))
+    digests = {top[0].digest, manifest.config.digest, *(one.digest for one in (*listed, *manifest.layers))}
     signatures, digest = SignatureList(found.digest, ()), ""
     for one in listed:
         if one.artifact_type == TYPE_SIGNATURES and one.annotations.get(ANNOTATION_SUBJECT) == found.digest:
-            subject, blob = parse_signature_manifest(layout.read("signature manifest", one.digest, one.size))
-            if subject != found.digest:
-                continue
-            signatures, digest = parse_signatures(layout.read("signatures", blob.digest, blob.size)), blob.digest
+            subject, blob, config = parse_signature_manifest(layout.read("signature manifest", one.digest, one.size))
+            if subject == found.digest:
+                signatures, digest = parse_signatures(layout.read("signatures", blob.digest, blob.size)), blob.digest
+                digests |= {blob.digest, config.digest}
     return Opened(
         layout=layout,
         ref=top[0].annotations.get(_REF, ""),
@@ -259,4 +260,5 @@ def open_bundle(directory: Path) -> Opened:
         metadata=parse_metadata(layout.read("metadata", manifest.metadata.digest, manifest.metadata.size)),
         signatures=signatures,
         signature_digest=digest,
+        digests=frozenset(digests),
     )

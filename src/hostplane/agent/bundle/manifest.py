@@ -217,8 +217,8 @@ def parse_manifest(raw: bytes) -> Manifest:
     )
 
 
-def parse_signature_manifest(raw: bytes) -> Tuple[str, Descriptor]:
-    """(digest of the manifest that is signed, the list of signatures).
+def parse_signature_manifest(raw: bytes) -> Tuple[str, Descriptor, Descriptor]:
+    """(digest of the manifest that is signed, the list of signatures, the empty config).
 
     Raises:
         HostError: BundleInvalid, BundleTooLarge.
@@ -228,7 +228,8 @@ def parse_signature_manifest(raw: bytes) -> Tuple[str, Descriptor]:
     if fields.number("schemaVersion", 0, 1000) != 2 or fields.text("artifactType") != TYPE_SIGNATURES:
         raise invalid(part, "it is not of a list of signatures")
     layers = [_descriptor(one, MAX_METADATA) for one in fields.objects("layers", MAX_LAYERS)]
-    return fields.object("subject").digest("digest"), _one(layers, TYPE_SIGNATURES)
+    config = _descriptor(fields.object("config"), MAX_METADATA)
+    return fields.object("subject").digest("digest"), _one(layers, TYPE_SIGNATURES), config
 
 
 def parse_metadata(raw: bytes) -> Metadata:
