@@ -83,7 +83,7 @@ class Runner:
         """Run `argv`; with `chroot`, `cwd` is a path of the root.
 
         Raises:
-            ImageError: ToolMissing, ToolNotInRoot, ToolTimeout or ToolFailed.
+            ImageError: ToolMissing, ToolNotInRoot, ToolNotRun, ToolTimeout, ToolTooTalkative or ToolFailed.
         """
         environment = {**(_CHROOT if chroot else _HOST), **self._environment, **_proxies(network), **(env or {})}
         program = argv[0]
@@ -102,10 +102,12 @@ class Runner:
                     env=environment,
                     cwd=None if chroot else cwd,
                     start_new_session=True,
-                    preexec_fn=partial(_enter, self._root if chroot else None, cwd, network),
+                    preexec_fn=partial(_enter, self._root if chroot else None, cwd, network),  # noqa: PLW1509  # a worker has one thread
                 )
             except FileNotFoundError as error:
                 raise ImageError("ToolNotInRoot", tool=program) from error
+            except OSError as error:  # of another architecture, or not a program
+                raise ImageError("ToolNotRun", tool=program, error=error.strerror) from error
             with process:
                 try:
                     return self._follow(process, program, stdin, timeout)

@@ -18,7 +18,7 @@ from hostplane.distros.profile import Profile
 from hostplane.image import recipe as recipes
 from hostplane.image.stage import Inputs, Run, Work
 
-__all__ = ["Backend", "Lock", "Locked", "Package", "backend_for"]
+__all__ = ["Backend", "Lock", "Locked", "Package", "backend_for", "backend_module"]
 
 
 class Package(Struct, frozen=True, kw_only=True):
@@ -91,5 +91,10 @@ class Backend(Protocol):
 
 def backend_for(recipe: recipes.Recipe, profile: Profile) -> Backend:
     """The backend that `recipe` asks for, or else its distribution's own."""
-    name = recipe.packages.backend.value if recipe.packages.backend else recipes.Backend(profile.backend).value
-    return cast(Backend, importlib.import_module(f"hostplane.image.backends.{name}"))
+    return cast(Backend, importlib.import_module(backend_module(recipe, profile)))
+
+
+def backend_module(recipe: recipes.Recipe, profile: Profile) -> str:
+    """Its full name."""
+    backend = recipe.packages.backend or recipes.Backend(profile.backend)
+    return f"hostplane.image.backends.{backend.value}"

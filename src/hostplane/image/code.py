@@ -1,0 +1,76 @@
+"""The version of a stage's program: a digest of the modules it is made of, found by reading their import lines.
+
+So a change of the builder makes again what it touches and nothing else, and nobody has to remember a number. Imports
+inside functions count as well. What every stage shares (types, the log, errors) is left out: it decides no result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+
+import hostplane
+
+__all__ = ["code_version", "files_digest"]
+
+_TOP = Path(hostplane.__file__).parent
+_ROOMS = ("hostplane.image", "hostplane.agent", "hostplane.rpc")
+_SHARED = frozenset(
+    f"hostplane.image{name}"
+    for name in ("", ".recipe", ".stage", ".process", ".mounts", ".tools", ".keys", ".code", ".read", ".check",
+                 ".digests", ".store", ".backends", ".stages", ".worker", ".engine")
+)  # fmt: skip
+_IMPORT = re.compile(
+    rb"^\s*(?:from\s+(hostplane[\w.]*)\s+import\s+(\([^)]*\)|[^\n#]*)|import\s+(hostplane[\w.]*))", re.M
+)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+@cache
+def code_version(*modules: str) -> str:
+    """64 hex digits over `modules` and what they import of the builder's and the host's own rooms."""
+    seen: dict[str, bytes] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name in seen or path is None or (name in _SHARED and name not in modules):
+            continue
+        seen[name] = path.read_bytes()
+        waiting += [found for found in _imports(seen[name]) if found.startswith(_ROOMS)]
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(f"{name} {hashlib.sha256(seen[name]).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def files_digest(*directories: Path) -> str:
+    """64 hex digits over the files of directories that are part of the program: names and content."""
+    digest = hashlib.sha256()
+    for directory in directories:
+        for path in sorted(directory.rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{path.relative_to(directory)} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _source(name: str) -> Path | None:
+    path = _TOP.joinpath(*name.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(source: bytes) -> list[str]:
+    found: list[str] = []
+    for package, names, module in _IMPORT.findall(source):
+        if module:
+            found.append(module.decode())
+            continue
+        parent = package.decode()
+        found += [parent, *(f"{parent}.{word}" for word in _WORD.findall(names.decode()))]
+    return found

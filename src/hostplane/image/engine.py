@@ -1,0 +1,311 @@
+"""The build: stage after stage, each taken from the store when what decides it is there, else made by a worker.
+
+The engine decides and keeps the books; it mounts nothing and changes no root, so it may be killed at any moment: its
+worker dies with it, and the next build goes on after the last result that was finished. Two builds at once share
+results and make each one only once. Keys know nothing of time or place, hence neither do builds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hostplane.distros.profile import Profile
+from hostplane.errors import HostplaneError, ImageError, LocalError, RecipeError
+from hostplane.image import keys, namespace
+from hostplane.image.code import code_version
+from hostplane.image.delivery import Delivered, deliver
+from hostplane.image.keys import Made
+from hostplane.image.progress import Event
+from hostplane.image.recipe import Recipe, StageName
+from hostplane.image.stages import STAGES, stage_for
+from hostplane.image.store import Done, Held, Store
+from hostplane.image.userscripts import script_inputs
+from hostplane.image.worker import Job, Removal, Said, StageJob
+
+__all__ = ["Built", "Ran", "Wish", "build", "open_store"]
+
+FIXED_EPOCH = 1_704_067_200
+"""The time stamp of images whose recipe and lock name none: 2024-01-01 00:00 UTC."""
+_STORE_BYTES = 40 << 30
+_TAIL_LINES = 12
+_KINDS: dict[str, type[HostplaneError]] = {kind.__name__: kind for kind in (ImageError, RecipeError, LocalError)}
+
+
+class Wish(Struct, frozen=True, kw_only=True):
+    """What is asked of one build, besides the recipe."""
+
+    first: StageName | None = None
+    """Begin here: the stages before are taken as they were built last, whatever changed since."""
+    until: StageName = StageName.PACK
+    """End here."""
+    force: frozenset[StageName] = frozenset()
+    """Make these again, and all that builds on them."""
+    processors: int | None = None
+    """How many processors the tools may use; none: all."""
+
+
+class Ran(Struct, frozen=True, kw_only=True):
+    """How one stage came about."""
+
+    stage: StageName
+    how: str
+    """cached, made, or kept (taken as it was, before `Wish.first`)."""
+    seconds: float
+    key: str
+    layer: Path
+
+
+class Built(Struct, frozen=True, kw_only=True):
+    """A build that is done."""
+
+    stages: list[Ran]
+    outputs: list[Delivered]
+
+
+def open_store(path: Path) -> Store:
+    """The store at `path`, able to remove what belongs to this user's subordinate ids."""
+    return Store(path, None if os.geteuid() == 0 else _remove_in_namespace)
+
+
+def build(
+    recipe: Recipe, profile: Profile, *, store: Store, out: Path, wish: Wish, show: Callable[[Event], None]
+) -> Built:
+    """Make `recipe` and, where the last stage was reached, put its outputs into `out`.
+
+    Raises:
+        ImageError: a stage failed; its log is named. StageNotBuilt for `Wish.first`.
+        RecipeError: an input that the recipe names is not there.
+    """
+    with ExitStack() as held:
+        flusher = held.enter_context(ThreadPoolExecutor(1, "flush"))
+        run = _Build(recipe, profile, store, wish, show, held)
+        stages = STAGES[: STAGES.index(wish.until) + 1]
+        show(Event(event="plan", lines=[stage.value for stage in stages]))
+        ran = []
+        for stage in stages:
+            ran.append(run.stage(stage))
+            if ran[-1].how == "made":
+                flusher.submit(store.flush, [ran[-1].key])
+        outputs = []
+        if wish.until is StageName.PACK:
+            outputs = deliver(ran[-1].layer / "out", out, ran[-1].key)
+        for output in outputs:
+            show(Event(event="delivered", text=output.path))
+    if any(row.how == "made" for row in ran):
+        store.prune(max_bytes=_STORE_BYTES)
+    return Built(stages=ran, outputs=outputs)
+
+
+class _Build:
+    """One build's books: which results it holds, and which of them were made anew."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        profile: Profile,
+        store: Store,
+        wish: Wish,
+        show: Callable[[Event], None],
+        held: ExitStack,
+    ) -> None:
+        self._recipe, self._profile, self._store, self._wish, self._show = recipe, profile, store, wish, show
+        self._held = held
+        self._done: dict[StageName, Done] = {}
+        self._fds: list[int] = []
+        self._anew: set[StageName] = set()
+        self._boot_in_tree = any(script.stage is StageName.BOOT for script in recipe.script)
+        self._epoch = _epoch(recipe)
+
+    def stage(self, stage: StageName) -> Ran:
+        """Take the stage's result from the store, or make it."""
+        first = self._wish.first
+        if first is not None and STAGES.index(stage) < STAGES.index(first):
+            return self._kept(stage)
+        made = self._made(stage)
+        key = keys.key_of(made)
+        last = self._store.remembered(self._recipe.name, stage)
+        builds_on = [name for name in keys.before(stage, boot_in_tree=self._boot_in_tree) if name in self._anew]
+        if stage in self._wish.force or builds_on:
+            self._anew.add(stage)
+            reasons = ["--force"] if stage in self._wish.force else [f"{name} was made again" for name in builds_on]
+            return self._make(stage, key, made, reasons)
+        if (ran := self._take(stage, key, "cached")) is not None:
+            return ran
+        reasons = keys.why(last.made if last else None, made) or ["its result is no longer in the store"]
+        return self._make(stage, key, made, reasons)
+
+    def _kept(self, stage: StageName) -> Ran:
+        last = self._store.remembered(self._recipe.name, stage)
+        ran = self._take(stage, last.key, "kept") if last else None
+        if ran is None:
+            raise ImageError("StageNotBuilt", stage=stage.value, first=self._wish.first, recipe=self._recipe.name)
+        return ran
+
+    def _take(self, stage: StageName, key: str, how: str) -> Ran | None:
+        used = self._store.use(key)
+        if used is None:
+            return None
+        held, done = used
+        self._hold(held)
+        self._done[stage] = done
+        if how != "kept":
+            self._store.remember(self._recipe.name, done)
+        if how != "made":
+            self._show(Event(event=how, stage=stage.value))
+        seconds = done.seconds if how == "made" else 0.0
+        return Ran(stage=stage, how=how, seconds=seconds, key=key, layer=self._store.layer(key))
+
+    def _hold(self, held: Held) -> None:
+        self._held.enter_context(held)
+        self._fds.append(held.fd)
+
+    def _made(self, stage: StageName) -> Made:
+        """Everything that decides the stage's result."""
+        module = stage_for(stage)
+        inputs: dict[str, Any] = {"epoch": self._epoch, **module.inputs(self._recipe, self._profile)}
+        scripts = script_inputs(self._recipe, stage)
+        if scripts:
+            inputs["script"] = scripts
+        below = {name.value: self._done[name].key for name in keys.before(stage, boot_in_tree=self._boot_in_tree)}
+        if stage is StageName.BOOT and not self._boot_in_tree:
+            for name in (StageName.FILES, StageName.SCRIPTS):
+                below[f"what an initramfs can hold of {name.value}"] = self._done[name].initramfs
+        return Made(
+            stage=stage,
+            code=code_version(f"hostplane.image.stages.{stage.value}", "hostplane.image.changes"),
+            inputs=msgspec.to_builtins(inputs, str_keys=True),
+            before=below,
+        )
+
+    def _make(self, stage: StageName, key: str, made: Made, reasons: list[str]) -> Ran:
+        """Run the stage in a worker, unless another build just did."""
+
+        def wait() -> None:
+            self._show(Event(event="waiting", stage=stage.value))
+
+        with self._store.make(key, wait) as right:
+            if stage not in self._anew and (ran := self._take(stage, key, "cached")) is not None:
+                return ran
+            self._store.sweep()
+            self._show(Event(event="started", stage=stage.value, lines=reasons))
+            began = time.monotonic()
+            directory, held = self._store.begin(key)
+            log = self._store.log(self._recipe.name, stage, key)
+            with held:
+                try:
+                    said = self._work(stage, directory, log, [right.fd, held.fd])
+                    done = Done(
+                        key=key,
+                        recipe=self._recipe.name,
+                        made=made,
+                        at=time.time(),
+                        seconds=round(time.monotonic() - began, 3),
+                        size=said.size,
+                        boot=self._store.boot,
+                        initramfs=said.initramfs,
+                    )
+                    with suppress(FileNotFoundError):
+                        os.rename(log, directory / "log")
+                    self._store.finish(directory, done)
+                except BaseException:
+                    self._store.discard(directory)
+                    raise
+            ran_now = self._take(stage, key, "made")
+            assert ran_now is not None  # nobody else may remove it while its right is held
+        self._show(Event(event="made", stage=stage.value, seconds=ran_now.seconds))
+        return ran_now
+
+    def _work(self, stage: StageName, directory: Path, log: Path, locks: list[int]) -> Said:
+        before = STAGES[: STAGES.index(stage)]
+        job = StageJob(
+            store=str(self._store.path),
+            directory=str(directory),
+            log=str(log),
+            stage=stage,
+            recipe=self._recipe,
+            profile=self._profile,
+            layers=[self._done[name].key for name in before if self._keeps_tree(name)],
+            earlier={name: self._done[name].key for name in before},
+            keeps_tree=self._keeps_tree(stage),
+            epoch=self._epoch,
+            rootless=os.geteuid() != 0,
+            processors=self._wish.processors,
+        )
+        log.unlink(missing_ok=True)
+
+        def progress(said: Said) -> None:
+            self._show(Event(event="progress", stage=stage.value, fraction=said.fraction, text=said.text))
+
+        try:
+            return _run_worker(job, log, [*locks, *self._fds], progress)
+        except HostplaneError as error:
+            tail = error.reason.params.get("tail")
+            lines = [str(line) for line in tail] if isinstance(tail, list) else _tail(log)
+            self._show(Event(event="failed", stage=stage.value, lines=lines))
+            raise
+
+    def _keeps_tree(self, stage: StageName) -> bool:
+        return stage is not StageName.BOOT or self._boot_in_tree
+
+
+def _run_worker(job: Job, log: Path, keep: Collection[int], progress: Callable[[Said], None]) -> Said:
+    """Have a worker do `job`; whatever happens to this call, the worker is gone when it returns."""
+    with log.open("ab", buffering=0) as errors:
+        process = namespace.start(msgspec.json.encode(job), stderr=errors, keep=list(keep))
+    assert process.stdout is not None
+    last = Said(event="")
+    try:
+        for line in process.stdout:
+            last = msgspec.json.decode(line, type=Said)
+            if last.event == "progress":
+                progress(last)
+    finally:
+        if last.event not in ("done", "error", "crash"):
+            process.kill()
+        process.communicate()
+    if last.event == "done" and process.returncode == 0:
+        return last
+    if last.event == "error":
+        raise _KINDS.get(last.kind, ImageError)(last.name, **last.params)
+    if last.event == "crash":
+        raise ImageError("StageCrashed", error=last.text, log=log)
+    raise ImageError("WorkerLost", log=log)
+
+
+def _remove_in_namespace(paths: list[Path]) -> None:
+    """Delete trees with the rights that made them."""
+    process = namespace.start(
+        msgspec.json.encode(Removal(paths=[str(path) for path in paths])), stderr=subprocess.DEVNULL
+    )
+    process.communicate()
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - (16 << 10)))
+            return list(deque(file.read().decode("utf-8", "replace").splitlines(), _TAIL_LINES))
+    except OSError:
+        return []
+
+
+def _epoch(recipe: Recipe) -> int:
+    """SOURCE_DATE_EPOCH in seconds: the recipe's, else the newest locked package's, else a fixed one."""
+    if recipe.source_date_epoch is not None:
+        return recipe.source_date_epoch
+    if recipe.packages.lock:
+        from hostplane.image import lock
+
+        return lock.read(Path(recipe.packages.lock)).epoch or FIXED_EPOCH
+    return FIXED_EPOCH
