@@ -64,10 +64,15 @@ class Rig:
         """Boot `slot`, run `then` in it, give what both say."""
         (self.root / "line").write_text(f"quiet root=x hostplane.slot={slot} hostplane.persist=PARTUUID=1 panic=10\n")
         root, persist = self.root, self.persist
-        script = (
-            f"set -e; mount --bind {root} {root}; cd {root}; for name in usr proc dev; do mount --rbind /$name $name; done; "
-            f"mount --bind {persist} persist; exec chroot . /bin/bash -c '{self.shell} /library/mounts place && cd / && {then}'"
-        )
+        boot = f"{self.shell} /library/mounts place && cd / && {then}"
+        script = f"""
+            set -e
+            mount --bind {root} {root}
+            cd {root}
+            for name in usr proc dev; do mount --rbind /$name $name; done
+            mount --bind {persist} persist
+            exec chroot . /bin/bash -c '{boot}'
+        """
         environment = {
             "PATH": os.environ["PATH"],
             "HOSTPLANE_LIBRARY": "/library",
