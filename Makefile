@@ -2,24 +2,27 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 PY := .venv/bin/python
-.PHONY: help setup demo test test-unit test-long lint fix crds docs agent bench clean
+.PHONY: help setup setup-image demo test test-unit test-long lint fix crds docs agent bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: ## make .venv and install what is missing
 	@tools/setup
 
+setup-image: ## install what building and booting images needs
+	@tools/setup-image
+
 demo: setup ## a real control plane, 12 simulated hosts, one rollout, one host that returns by itself
 	@.venv/bin/hostplane demo
 
-test: setup ## everything: style, unit, cluster
+test: setup setup-image ## everything: style, unit, cluster, image, virtual machines
 	@$(PY) -m pytest -m "not long"
 
 test-unit: setup ## the pure parts, in seconds
 	@$(PY) -m pytest -q tests/unit -m "not long"
 
-test-long: setup ## the campaigns: deeper worlds, every fault
+test-long: setup setup-image ## the campaigns: deeper worlds, every fault
 	@$(PY) -m pytest -m "long or not long" --timeout 3600
 
 lint: setup ## style, types, architecture
@@ -38,7 +41,7 @@ docs: setup ## write the generated reference pages
 agent: setup ## build dist/hostplane-agent.pyz
 	@$(PY) tools/build-agent
 
-bench: setup ## measure; prints a table and writes bench/results
+bench: setup setup-image ## measure; prints a table and writes bench/results
 	@$(PY) -m bench
 
 clean: ## remove what can be made again
