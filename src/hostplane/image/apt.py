@@ -248,7 +248,8 @@ class Apt:
                 f'APT::Architecture "{arch}"; APT::Architectures {{ "{arch}"; }};',
                 'APT::Install-Recommends "false"; APT::Install-Suggests "false"; APT::Sandbox::User "root";',
                 'APT::Get::Always-Include-Phased-Updates "true"; APT::Get::HideAutoRemove "true";',
-                'Acquire::Languages "none"; Acquire::Retries "3"; Acquire::ForceHash "sha256"; Dpkg::Use-Pty "0"; Debug::NoLocking "true";',
+                'Acquire::Languages "none"; Acquire::Retries "3"; Acquire::ForceHash "sha256";',
+                'Dpkg::Use-Pty "0"; Debug::NoLocking "true";',
                 *options,
                 "",
             ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hostplane.image.backends import Package
 from hostplane.image.licences import of_copyright
+from hostplane.image.rootpath import within
 
 __all__ = ["STATUS", "files", "installed", "stanzas"]
 
@@ -31,7 +32,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 def installed(root: Path) -> list[Package]:
     """The installed packages, sorted by name and architecture; none where there is no database."""
-    path = root / STATUS
+    path = within(root, STATUS)
     if not path.is_file():
         return []
     found = []
@@ -56,12 +57,7 @@ def installed(root: Path) -> list[Package]:
 
 
 def _licence(root: Path, name: str) -> str:
-    path = root / "usr/share/doc" / name / "copyright"
-    for _ in range(4):  # a package's documentation may be a link to its sibling's
-        if not path.parent.is_symlink():
-            break
-        goal = path.parent.readlink()
-        path = (root / str(goal).lstrip("/") if goal.is_absolute() else path.parent.parent / goal) / "copyright"
+    path = within(root, f"/usr/share/doc/{name}/copyright")
     try:
         return of_copyright(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -70,6 +66,6 @@ def _licence(root: Path, name: str) -> str:
 
 def files(root: Path) -> Iterator[tuple[str, list[str]]]:
     """(package, the absolute paths it owns), as its list has them: directories too."""
-    for path in sorted((root / _INFO).glob("*.list")):
+    for path in sorted(within(root, _INFO).glob("*.list")):
         name = path.name.removesuffix(".list").partition(":")[0]
         yield name, path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

@@ -7,10 +7,12 @@ same packages give the same root. What a package brought stays as it is.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hostplane.image.rootglob import matches, remove
+from hostplane.image.rootpath import within
 
 __all__ = ["normalise", "quiet"]
 
@@ -52,7 +54,7 @@ def quiet(root: Path) -> Iterator[None]:
 
     An earlier block that was killed is cleaned up after, too.
     """
-    diversions, policy = root / "var/lib/dpkg/diversions", root / _POLICY
+    diversions, policy = within(root, "/var/lib/dpkg/diversions"), within(root, _POLICY)
     before = diversions.read_text(encoding="utf-8") if diversions.exists() else ""
     own = "".join(f"{path}\n{path}{_ASIDE}\n:\n" for path in _IDLE)
     before = before.replace(own, "")
@@ -81,7 +83,7 @@ def quiet(root: Path) -> Iterator[None]:
 
 
 def _inside(root: Path, path: str) -> Path:
-    return root / path.lstrip("/")
+    return within(root, path, follow=False)
 
 
 def normalise(root: Path, epoch: int) -> None:
@@ -90,19 +92,13 @@ def normalise(root: Path, epoch: int) -> None:
     `epoch` in seconds is the day that accounts were last changed.
     """
     for pattern in _LEFTOVERS:
-        for path in root.glob(pattern):
-            if path.is_mount():
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    machine_id = root / "etc/machine-id"
+        for path in matches(root, pattern):
+            remove(path)
+    machine_id = within(root, "/etc/machine-id", follow=False)
     if machine_id.exists() and not machine_id.is_symlink():
         machine_id.write_bytes(b"")
-    for name in ("shadow",):
-        _date_accounts(root / "etc" / name, epoch // _DAY)
-    for path in root.glob("var/cache/debconf/*.dat"):
+    _date_accounts(within(root, "/etc/shadow"), epoch // _DAY)
+    for path in matches(root, "/var/cache/debconf/*.dat"):
         _sort_stanzas(path)
 
 

@@ -45,6 +45,7 @@ def write(lock: Lock, path: Path) -> None:
     """Put `lock` into `path`, all at once."""
     facts = msgspec.to_builtins(lock)
     packages = facts.pop("packages", ())
+    facts = {"schema": lock.schema, **facts}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items()]
     lines.append("packages = [")
     for package in packages:
