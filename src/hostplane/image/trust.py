@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from hostplane.agent.bundle.manifest import SCHEMA
 from hostplane.agent.bundle.signature import ALGORITHM, TRUST, Signature, SignatureList, openssl_verify
@@ -32,7 +34,21 @@ from hostplane.errors import HostError, ImageError, LocalError
 from hostplane.image.ocilayout import canonical, replaced_file
 from hostplane.image.signing import default_key_id, public_key, sign, signature_json
 
-__all__ = ["add", "create", "read_chain", "retire", "revoke", "sign_newest", "trusted", "verdicts"]
+__all__ = [
+    "KeyTold",
+    "SignatureTold",
+    "TrustTold",
+    "VersionTold",
+    "add",
+    "create",
+    "named",
+    "read_chain",
+    "retire",
+    "revoke",
+    "sign_newest",
+    "told",
+    "trusted",
+]
 
 Draft = dict[str, Any]
 
@@ -57,8 +73,8 @@ def trusted(path: Path, now: float | None = None) -> TrustSet:
     return load(read_chain(path), time.time() if now is None else now, openssl_verify)
 
 
-def create(path: Path, keys: dict[str, Path], threshold: int = 1) -> TrustSet:
-    """Version 1 in a new trust file: `keys` maps ids (empty: the default one) to PEM files.
+def create(path: Path, keys: Sequence[tuple[str, Path]], threshold: int = 1) -> TrustSet:
+    """Version 1 in a new trust file: `keys` are ids (empty: the default one) and PEM files.
 
     Raises:
         LocalError: KeyExists, KeyUnreadable, KeyUnfit.
@@ -67,7 +83,7 @@ def create(path: Path, keys: dict[str, Path], threshold: int = 1) -> TrustSet:
     if path.exists():
         raise LocalError("KeyExists", path=path)
     draft: Draft = {"schema": SCHEMA, "version": 1, "threshold": threshold, "keys": [], "revoked": []}
-    draft["keys"] = [_entry(name, pem) for name, pem in keys.items()]
+    draft["keys"] = [_entry(name, pem) for name, pem in keys]
     return _append(path, b"", draft)
 
 
@@ -140,14 +156,71 @@ def sign_newest(path: Path, key: Path, key_id: str | None = None) -> TrustSet:
     return newest.trust
 
 
-def verdicts(chain: list[Envelope], now: float) -> list[list[Verdict]]:
-    """What each version's signatures are worth, by the version before it."""
-    found = []
+class KeyTold(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One key of the newest version, also a revoked one."""
+
+    id: str
+    status: str
+    not_after: str
+    fingerprint: str
+
+
+class SignatureTold(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One signature and what it is worth: a `Verdict` with names."""
+
+    key_id: str
+    algorithm: str
+    expires: str
+    state: str
+
+
+class VersionTold(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One version: `state` is Trusted, or Unsigned where hosts would stop before it."""
+
+    version: int
+    state: str
+    threshold: int
+    signatures: list[SignatureTold]
+
+
+class TrustTold(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A trust file as people and scripts read it."""
+
+    versions: list[VersionTold]
+    keys: list[KeyTold]
+
+
+def told(path: Path, now: float | None = None) -> TrustTold:
+    """What a trust file says, and how far its signatures carry a host.
+
+    Raises:
+        LocalError: TrustFileUnreadable.
+        HostError: what the parser raises, SignatureToolMissing.
+    """
+    chain = read_chain(path)
+    versions, is_carried = [], True
     for at, envelope in enumerate(chain):
         signers = chain[max(at - 1, 0)].trust
         listed = SignatureList(envelope.trust.digest, envelope.signatures)
-        found.append(judge(listed, signers, now, openssl_verify, purpose=TRUST))
-    return found
+        found = judge(listed, signers, time.time() if now is None else now, openssl_verify, purpose=TRUST)
+        is_carried = is_carried and len({one.key_id for one in found if one.state == "Good"}) >= signers.threshold
+        state = "Trusted" if is_carried else "Unsigned"
+        threshold = envelope.trust.threshold
+        versions.append(
+            VersionTold(version=envelope.trust.version, state=state, threshold=threshold, signatures=named(found))
+        )
+    newest = chain[-1].trust
+    keys = [
+        KeyTold(id=key.id, status=key.status, not_after=key.not_after, fingerprint=fingerprint(key.der))
+        for key in newest.keys.values()
+    ]
+    keys += [KeyTold(id=name, status="revoked", not_after="", fingerprint=fp) for fp, name in newest.revoked.items()]
+    return TrustTold(versions=versions, keys=keys)
+
+
+def named(verdicts: Sequence[Verdict]) -> list[SignatureTold]:
+    """The verdicts as they are printed."""
+    return [SignatureTold(key_id=v.key_id, algorithm=v.algorithm, expires=v.expires, state=v.state) for v in verdicts]
 
 
 def _raw(path: Path) -> bytes:
