@@ -13,7 +13,7 @@ from pathlib import Path
 
 import hostplane
 
-__all__ = ["code_version", "files_digest"]
+__all__ = ["code_version"]
 
 _TOP = Path(hostplane.__file__).parent
 _ROOMS = ("hostplane.image", "hostplane.agent", "hostplane.rpc")
@@ -43,17 +43,6 @@ def code_version(*modules: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(seen):
         digest.update(f"{name} {hashlib.sha256(seen[name]).hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def files_digest(*directories: Path) -> str:
-    """64 hex digits over the files of directories that are part of the program: names and content."""
-    digest = hashlib.sha256()
-    for directory in directories:
-        for path in sorted(directory.rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                digest.update(f"{path.relative_to(directory)} {content}\n".encode())
     return digest.hexdigest()
 
 
