@@ -105,7 +105,8 @@ _SHORT = {
 }
 _PUBLIC = ("public-domain", "public domain")
 _IDENTIFIER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")
-_OPERATORS = re.compile(r"\s+(and|or)\s+|\s*(?:,)\s*(?:and\s+|or\s+)?", re.IGNORECASE)
+_OPERATOR = {"or": "OR", "and/or": "OR"}
+_OPERATORS = re.compile(r"\s+(and/or|and|or)\s+|\s*(?:,)\s*(?:and\s+|or\s+)?", re.IGNORECASE)
 _WITH = re.compile(r"\s+with\s+.*$", re.IGNORECASE)
 _FIELD = re.compile(r"^License:[ \t]*(\S.*)$", re.MULTILINE)
 _FORMAT = re.compile(r"^Format(-Specification)?:", re.MULTILINE)
@@ -115,8 +116,8 @@ def of_copyright(text: str) -> str:
     """The licences of a machine-readable debian/copyright as an SPDX expression; empty for any other text."""
     if not _FORMAT.search(text[:2048]):
         return ""
-    words = {match[1].strip() for match in _FIELD.finditer(text)}
-    found = {expression(word) for word in words if word}
+    said = {expression(match[1]) for match in _FIELD.finditer(text)} - {""}
+    found = {term for each in said for term in ([each] if " OR " in each else each.split(" AND "))}
     return " AND ".join(f"({each})" if " OR " in each and len(found) > 1 else each for each in sorted(found))
 
 
@@ -127,7 +128,7 @@ def expression(word: str) -> str:
     said = [_one(name) for name in names if name and name.strip()]
     if not said:
         return ""
-    chosen = {(operator or "and").upper() for operator in operators}
+    chosen = {_OPERATOR.get((operator or "and").lower(), "AND") for operator in operators}
     if chosen == {"OR"}:
         return " OR ".join(dict.fromkeys(said))
     if len(chosen) < 2:
@@ -153,7 +154,7 @@ _SPDX = frozenset(each for each in _SHORT.values() if _IDENTIFIER.match(each))
 
 
 def _slug(word: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", word.replace("+", "-or-later")).strip("-") or "unknown"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", re.sub(r"\+(?=$|[\s-])", "-or-later", word)).strip("-") or "unknown"
 
 
 def write(packages: Sequence[Package], path: Path) -> None:
