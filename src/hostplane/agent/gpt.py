@@ -31,6 +31,7 @@ __all__ = [
     "Table",
     "Write",
     "backup",
+    "fresh",
     "grow_disk",
     "grown",
     "growth",
@@ -212,6 +213,11 @@ def protective_mbr(sectors: int, code: bytes = b"") -> bytes:
     return code.ljust(446, b"\0") + entry.ljust(64, b"\0") + b"\x55\xaa"
 
 
+def fresh(table: Table, code: bytes = b"") -> List[Write]:
+    """The writes that put `table`, and `code` (440 bytes at most) as boot code, on a disk without one."""
+    return [*backup(table), *primary(table), Write(0, protective_mbr(table.sectors, code))]
+
+
 def _copy(read: Read, sector_size: int, sectors: int, own: int) -> Optional[Tuple[Table, int]]:
     """The copy whose header lies at sector `own` and where it expects the other one; None when it is not whole."""
     raw = read(own * sector_size, sector_size)
@@ -340,12 +346,12 @@ def read_disk(path: str, sector_size: int = 512) -> Reading:
 
 
 def write_disk(descriptor: int, table: Table, code: bytes = b"") -> None:
-    """Write the whole table, and `code` (440 bytes at most) as boot code, to an open disk image.
+    """Put `table`, and `code` (440 bytes at most) as boot code, on an open disk.
 
     Raises:
         OSError: the disk cannot be written.
     """
-    for write in backup(table) + primary(table) + (Write(0, protective_mbr(table.sectors, code)),):
+    for write in fresh(table, code):
         _write_at(descriptor, write)
 
 

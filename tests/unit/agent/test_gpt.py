@@ -72,7 +72,7 @@ def tables(draw: st.DrawFn) -> tuple[gpt.Table, int]:
 
 def formatted(table: gpt.Table, size: int) -> Medium:
     medium = Medium(size)
-    for write in (*gpt.backup(table), *gpt.primary(table), gpt.Write(0, gpt.protective_mbr(table.sectors, b"code"))):
+    for write in gpt.fresh(table, b"code"):
         medium.write(write)
     return medium
 
@@ -221,7 +221,8 @@ def test_a_disk_file_grows_and_asks_before_each_write(tmp_path: Path) -> None:
     table = gpt.make(str(uuid.UUID(int=1)), 8 * MIB, (gpt.Partition(8, LINUX, LINUX, 2048, 14335, "PERSIST"),))
     with path.open("wb") as disk:
         disk.truncate(8 * MIB)
-        gpt.write_disk(disk.fileno(), table, b"boot")
+        for write in gpt.fresh(table, b"boot"):
+            os.pwrite(disk.fileno(), write.data, write.offset)
     asked: list[None] = []
     assert gpt.grow_disk(str(path), lambda: asked.append(None)) is None
     os.truncate(path, 64 * MIB)

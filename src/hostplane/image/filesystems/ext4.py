@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hostplane.errors import ImageError
+from hostplane.image.filesystems.checksum import change_weights
 from hostplane.image.filesystems.contents import Weight, weigh
 from hostplane.image.stage import Run
 
@@ -66,7 +67,7 @@ def make(
     Raises:
         ImageError: Ext4FeatureUnknown, ContentTooLarge, ToolMissing, ToolFailed.
     """
-    weight = weigh(tree, block_size) if tree else None
+    weight = weigh(tree, block_size) if tree and size is None else None
     wanted = size or _fitted(weight, features, block_size)
     for attempt in range(_TRIES):
         target.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def _set_times(image: int, epoch: int) -> None:
     descriptor_size = struct.unpack_from("<H", raw, 254)[0] if is_64bit else 32
     groups = -(-(blocks - first_block) // per_group)
     table = os.pread(image, groups * descriptor_size, (first_block + 1) * block_size)
-    weights = _checksum_weights(inode_size) if has_checksums else []
+    weights = change_weights(inode_size) if has_checksums else []
     for group in range(groups):
         at = group * descriptor_size
         low, flags, unused = (struct.unpack_from(f, table, at + o)[0] for f, o in (("<I", 8), ("<H", 18), ("<H", 28)))
@@ -189,16 +190,3 @@ def _differences(old: bytes, seconds: bytes, fractions: bytes) -> Iterator[tuple
         for at, (before, after) in enumerate(zip(old[place], new, strict=True), start=place.start):
             if before != after:
                 yield at, before, after
-
-
-def _checksum_weights(size: int) -> list[list[int]]:
-    """By position and by value: what a changed byte of `size` bytes adds (exclusive or) to their CRC-32C."""
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    weights = [table]
-    while len(weights) < size:
-        weights.append([table[value & 255] ^ value >> 8 for value in weights[-1]])
-    return weights[::-1]

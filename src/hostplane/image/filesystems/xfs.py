@@ -1,0 +1,155 @@
+"""xfs without a mount: a prototype says what mkfs.xfs puts in, and what that cannot say is set in the finished image.
+
+A prototype knows kinds, modes, owners and contents. Times, the sticky bit, extended attributes, capabilities, access
+lists and labels are written into the inodes afterwards (`xfsinodes`), which needs no right and leaves nothing to
+chance: under a stopped clock mkfs.xfs writes the same bytes for the same tree.
+
+What it costs: a file of several names becomes several files. Refused: names that no prototype can be made to say, and
+attributes too large for an inode.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hostplane.errors import ImageError
+from hostplane.image.filesystems import xfsinodes
+from hostplane.image.filesystems.contents import walk, weigh
+from hostplane.image.stage import Run
+
+__all__ = ["LEAST", "make"]
+
+_MIB = 1 << 20
+LEAST = 300 * _MIB
+"""mkfs.xfs makes nothing smaller."""
+_LOG = 64 * _MIB
+_SHORT_LINK = 256
+"""Bytes of a link's target that its inode surely holds."""
+_GROUPS = 4
+_TRIES = 6
+_FULL = ("no space left", "enospc", "error allocating", "too small", "out of space")
+_KINDS = {
+    stat.S_IFDIR: "d",
+    stat.S_IFREG: "-",
+    stat.S_IFLNK: "l",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+    stat.S_IFIFO: "p",
+}
+
+
+def make(
+    tree: Path,
+    target: Path,
+    *,
+    size: int | None,
+    label: str,
+    uuid: str,
+    options: tuple[str, ...],
+    epoch: int,
+    run: Run,
+) -> int:
+    """Make `target` an xfs image of `size` bytes (None: fitted to the tree, a multiple of 1 MiB); give its size.
+
+    Modes, owners, device nodes, extended attributes, capabilities, access lists, labels and times of the last change
+    (at most `epoch`, whole seconds) are carried over; all other times become `epoch`.
+
+    Raises:
+        ImageError: XfsNameUnfit, XfsAttributesUnfit, ContentTooLarge, ToolMissing, ToolFailed.
+    """
+    wanted = size or _fitted(tree)
+    if size is None:  # never written, so that room kept for its own indexes would be lost
+        counted = {"inobtcount": "0"} if any("inobtcount" in word for word in options) else {}
+        options = tuple(_merged(options, finobt="0", reflink="0", rmapbt="0", **counted))
+    with TemporaryDirectory(dir=target.parent) as name:
+        desk = Path(name)
+        (desk / "tree").symlink_to(tree.absolute())
+        with (desk / "prototype").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+            lines.writelines(f"{line}\n" for line in _prototype(tree, desk))
+        for attempt in range(_TRIES):
+            target.unlink(missing_ok=True)
+            with target.open("wb") as image:
+                image.truncate(wanted)
+            try:
+                _mkfs(desk, target, label, uuid, options, epoch, run)
+                break
+            except ImageError as error:
+                tail = error.reason.params.get("tail")
+                said = "\n".join(tail).lower() if isinstance(tail, list) else ""
+                if not any(word in said for word in _FULL):
+                    raise
+                if size is not None or attempt == _TRIES - 1:
+                    raise ImageError("ContentTooLarge", label=label, room=wanted // _MIB) from error
+                wanted += max(_MIB, wanted // 25 // _MIB * _MIB)
+    xfsinodes.finish(target, tree, epoch)
+    return wanted
+
+
+def _fitted(tree: Path) -> int:
+    weight = weigh(tree, 4096)
+    blocks = weight.data_blocks + weight.inodes * 512 // 4096 + weight.inodes // 512 + weight.data_blocks // 100
+    return max(LEAST, -(-(blocks * 4096 + _LOG + 8 * _MIB) // _MIB) * _MIB)
+
+
+def _mkfs(desk: Path, target: Path, label: str, uuid: str, options: tuple[str, ...], epoch: int, run: Run) -> None:
+    when = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    words = ["faketime", "-f", when, "mkfs.xfs", "-q", "-f", *_merged(options, uuid=uuid), "-L", label[:12]]
+    words += ["-d", f"agcount={_GROUPS}", "-l", f"internal=1,size={_LOG}", "-p", "prototype", str(target.absolute())]
+    clock = {"TZ": "UTC", "NO_FAKE_STAT": "1", "SOURCE_DATE_EPOCH": str(epoch), "DETERMINISTIC_SEED": "1"}
+    run(words, env=clock, cwd=desk)
+
+
+def _merged(options: tuple[str, ...], **metadata: str) -> list[str]:
+    """`options` with `metadata` among those that follow -m, which may be given once only in old versions."""
+    words = list(options)
+    if "-m" not in words:
+        words += ["-m", ""]
+    at = words.index("-m") + 1
+    said = dict(word.split("=", 1) for word in words[at].split(",") if word)
+    words[at] = ",".join(f"{name}={value}" for name, value in {**said, **metadata}.items())
+    return words
+
+
+def _prototype(tree: Path, desk: Path) -> Iterator[str]:
+    """The prototype's lines: one for each entry, `$` where a directory ends. Files are named from the directory `desk`,
+    through a link there where their own path has a blank."""
+    yield "/"
+    yield "0 0"
+    depth: list[str] = []
+    for path, status in walk(tree):
+        while depth and os.path.dirname(path) != depth[-1]:
+            depth.pop()
+            yield "$"
+        name = os.path.basename(path) if depth else ""
+        to = os.fsencode(os.readlink(path)) if stat.S_ISLNK(status.st_mode) else b""
+        spelling, target = xfsinodes.spelled(os.fsencode(name)), xfsinodes.spelled(to)
+        place = os.path.relpath(path, tree)
+        if (depth and not spelling) or (to and (not target or (target != to and len(to) > _SHORT_LINK))):
+            raise ImageError("XfsNameUnfit", path=place)
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None:  # a socket, which is nothing without the program that made it
+            continue
+        mode = status.st_mode
+        bits = ("u" if mode & stat.S_ISUID else "-") + ("g" if mode & stat.S_ISGID else "-") + f"{mode & 0o777:03o}"
+        line = f"{os.fsdecode(spelling or b'')} {kind}{bits} {status.st_uid} {status.st_gid}".lstrip(" ")
+        if kind == "-":
+            place = f"tree/{place}"
+            if any(letter.isspace() for letter in place):
+                link = desk / str(len(os.listdir(desk)))
+                link.symlink_to(path)
+                place = link.name
+            line += f" {place}"
+        elif kind == "l":
+            line += f" {os.fsdecode(target or b'')}"
+        elif kind in "cb":
+            line += f" {os.major(status.st_rdev)} {os.minor(status.st_rdev)}"
+        yield line
+        if kind == "d":
+            depth.append(path)
+    for _ in depth:
+        yield "$"
