@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +49,7 @@ Where=/tmp
 Type=tmpfs
 Options=mode=1777,strictatime,nosuid,nodev
 """
-_ISSUE_MARK = b"/run/issue"
+_ISSUE_DIRECTORY = b"/etc/issue.d"
 _AGETTY = ("usr/sbin/agetty", "sbin/agetty")
 
 
@@ -206,11 +205,18 @@ def _escaped(path: str) -> str:
 
 
 def _show_banner(root: Path) -> None:
-    """A login prompt that does not know /run/issue.d shows /etc/issue alone: that becomes a file the banner writes."""
+    """A login prompt shows /etc/issue and what is in /etc/issue.d; an old one knows only the former.
+
+    There /etc/issue becomes a file that the banner writes, what the image had in it at its head.
+    """
     agetty = next((root / name for name in _AGETTY if (root / name).is_file()), None)
     issue = root / "etc/issue"
-    if agetty is None or _ISSUE_MARK in agetty.read_bytes() or (issue.is_symlink() and "run" in os.readlink(issue)):
+    if agetty is None or issue.is_symlink():
         return
-    kept = issue.read_bytes() if issue.is_file() else b""
-    _write(root, f"{_LIBRARY}/issue", kept)
+    if _ISSUE_DIRECTORY in agetty.read_bytes():
+        _link(root, "etc/issue.d/hostplane.issue", "../../run/issue.d/hostplane.issue")
+        if not issue.exists():  # without it the directory is not looked at
+            _write(root, "etc/issue", b"")
+        return
+    _write(root, f"{_LIBRARY}/issue", issue.read_bytes() if issue.exists() else b"")
     _link(root, "etc/issue", "../run/hostplane/issue")
