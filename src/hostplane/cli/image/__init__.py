@@ -16,6 +16,7 @@ _MODULES = {
     "distros": "distros",
     "import": "import_",
     "inspect": "inspect",
+    "keys": "keys",
     "lock": "lock",
     "schema": "schema",
     "store": "store",
