@@ -94,7 +94,7 @@ class Dnf:
         self._is_offline = all(address(each.url, profile).startswith("file:") for each in repos)
         where = "\n".join([profile.release, profile.arch, *(f"{e.name} {address(e.url, profile)}" for e in repos)])
         self._shared = cache / "rpm" / hashlib.sha256(where.encode()).hexdigest()[:24]
-        for name in ("cache", "etc", "keys", "state", "log", "vars"):
+        for name in ("cache", "etc", "keys", "log", "vars"):
             (self._home / name).mkdir(parents=True, exist_ok=True)
         (self._home / ".rpmmacros").write_text(_MACROS, encoding="utf-8")
         keys = {each.name: rpmkeys.collect(each, profile, self._home / "keys") for each in repos}
@@ -183,7 +183,7 @@ class Dnf:
         argv += [f"--releasever={self._profile.release}", "--noplugins"]
         if self._profile.arch != platform.machine():
             argv.append(f"--forcearch={self._profile.arch}")
-        argv += [f"--setopt={name}={home}/{directory}" for name, directory in _PLACES]
+        argv += [f"--setopt={name}={_UP}{home}/{directory}" for name, directory in _PLACES]
         try:
             return self._run([*argv, *words], network=network, env=self.environment(), timeout=7200).decode()
         except ImageError as error:
@@ -249,9 +249,11 @@ class Dnf:
         shutil.rmtree(old, ignore_errors=True)
 
 
+_LOG_BYTES = 256 << 10
+_UP = "/.." * 64
+"""dnf puts some of its directories below the root whatever one says; from there this leads out again."""
 _PLACES = (
     ("cachedir", "cache"),
-    ("persistdir", "state"),
     ("logdir", "log"),
     ("varsdir", "vars"),
     ("reposdir", "vars"),
@@ -295,15 +297,23 @@ def _password(each: Repository) -> str | None:
 
 
 def _sentence(error: ImageError) -> ImageError:
-    """The failure as one sentence, where dnf's last words say which it is."""
-    tail = error.reason.params.get("tail")
-    lines = [str(line) for line in tail] if isinstance(tail, list) else []
+    """The failure as one sentence, where dnf's words say which it is."""
+    said = _last_words(Path(str(error.reason.params.get("log"))))
     for pattern, name in _SAYS:
-        for line in lines:
-            match = re.search(pattern, line)
-            if match:
-                return _named(name, {key: value or "?" for key, value in match.groupdict().items()}, error)
+        match = re.search(pattern, said)
+        if match:
+            return _named(name, {key: value or "?" for key, value in match.groupdict().items()}, error)
     return error
+
+
+def _last_words(log: Path) -> str:
+    """What the last program said: the log from its command on; the reason may stand well before the end."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LOG_BYTES))
+            return stream.read().decode("utf-8", "replace").rpartition("\n$ ")[2]
+    except OSError:
+        return ""
 
 
 def _named(name: str, said: dict[str, str], error: ImageError) -> ImageError:

@@ -8,11 +8,13 @@ answers on a read-only file system and is the same bytes each time.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from hostplane.errors import ImageError
@@ -32,6 +34,7 @@ _FIELDS = (
     "%{URL}",
     "%{VENDOR}",
 )
+_FILE = "rpmdb.sqlite"
 _KEY = "gpg-pubkey"
 _NONE = "(none)"
 _SECONDS = 300.0
@@ -105,24 +108,29 @@ def seal(root: Path, epoch: int) -> None:
         ImageError: as `installed`.
     """
     place = database(root)
-    path = place / "rpmdb.sqlite"
-    if not path.exists():
+    if not (place / _FILE).exists():
         return
-    keys = [line for line in _rpm(place, "-qa").splitlines() if line.startswith(f"{_KEY}-")]
-    if keys:
-        _rpm(place, "-e", "--allmatches", "--justdb", "--nodeps", "--noscripts", *keys)
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute("SELECT hnum, blob FROM Packages").fetchall()
-        changed = [(_stamped(blob, epoch), number) for number, blob in rows]
-        connection.executemany("UPDATE Packages SET blob = ? WHERE hnum = ?", changed)
-    connection.close()
-    _rpm(place, "--rebuilddb")
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("VACUUM")
-    connection.close()
-    for name in (".rpm.lock", "rpmdb.sqlite-shm", "rpmdb.sqlite-wal"):
-        (place / name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hp-rpmdb-") as scratch:  # rpm renames directories: no overlay allows it
+        copy = Path(scratch, "db")
+        shutil.copytree(place, copy)
+        keys = [line for line in _rpm(copy, "-qa").splitlines() if line.startswith(f"{_KEY}-")]
+        if keys:
+            _rpm(copy, "-e", "--allmatches", "--justdb", "--nodeps", "--noscripts", *keys)
+        with closing(sqlite3.connect(copy / _FILE)) as connection, connection:
+            rows = connection.execute("SELECT hnum, blob FROM Packages").fetchall()
+            changed = [(_stamped(blob, epoch), number) for number, blob in rows]
+            connection.executemany("UPDATE Packages SET blob = ? WHERE hnum = ?", changed)
+        _rpm(copy, "--rebuilddb")
+        with closing(sqlite3.connect(copy / _FILE, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("VACUUM")
+        new = place / f".{_FILE}"
+        shutil.copyfile(copy / _FILE, new)
+        new.chmod(0o644)
+        new.replace(place / _FILE)
+    for left in place.iterdir():
+        if left.name != _FILE:
+            left.unlink()
 
 
 def _stamped(blob: bytes, epoch: int) -> bytes:

@@ -52,7 +52,7 @@ _LEFTOVERS = (
     "tmp/*",
     "var/cache/dnf/*",
     "var/cache/ldconfig/aux-cache",
-    "var/lib/dnf/*",
+    "var/lib/dnf",
     "var/lib/rpm.rpmmoved",
     "var/lib/systemd/credential.secret",
     "var/lib/systemd/random-seed",
