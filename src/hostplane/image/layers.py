@@ -8,6 +8,7 @@ check name the line of a value that came from an included file.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,8 +73,9 @@ def parsed(text: str, file: Path) -> Node:
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        why, _, position = str(error).partition(" (at line ")
-        line = int(position.partition(",")[0]) if position[:1].isdigit() else text.count("\n") + 1
+        why, line = str(error), text.count("\n") + 1
+        if position := re.search(r"\(at line (\d+), (column \d+)\)$", why):
+            why, line = f"{why[: position.start()]}({position[2]})", int(position[1])
         raise RecipeError("RecipeNotToml", where=f"{file}:{line}", why=why) from error
     lines = lines_of(text)
 

@@ -16,7 +16,7 @@ from hostplane.image.layers import Node, Place, Plain, graft
 __all__ = ["overridden"]
 
 _FORM = re.compile(
-    r"""(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\.(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)(?P<sign>\+?=)(?P<value>.*)""",
+    r"""(?P<key>(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\.(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*(?P<sign>\+?=)(?P<value>.*)""",
     re.DOTALL,
 )
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")

@@ -37,7 +37,7 @@ def _is_table(value: object) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if _BARE.match(key) else _value(key)
+    return key if _BARE.match(key) else _quoted(key)
 
 
 def _value(value: object) -> str:
@@ -46,7 +46,11 @@ def _value(value: object) -> str:
         short = f"[{', '.join(inner)}]"
         return short if len(short) < 100 else "[\n" + "".join(f"    {entry},\n" for entry in inner) + "]"
     if isinstance(value, str) and "\n" in value:
-        text = "\n".join(_value(line)[1:-1] for line in value.split("\n"))
+        text = "\n".join(_quoted(line)[1:-1] for line in value.split("\n"))
         return f'"""\n{text}"""'
-    # JSON's strings are TOML's, but for DEL
+    return _quoted(value)
+
+
+def _quoted(value: object) -> str:
+    """A string, number or truth on one line: as JSON has it, but for DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

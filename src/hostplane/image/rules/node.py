@@ -32,7 +32,9 @@ def hostname_is_a_name(case: Case) -> Iterator[Fault]:
 
 def timezone_is_known(case: Case) -> Iterator[Fault]:
     path, value = ("timezone",), case.recipe.timezone
-    if value not in zoneinfo.available_timezones():
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # unknown, not a name, a directory of names
         yield error(path, reason("TimezoneUnknown", key=written(path), value=value))
 
 
