@@ -37,12 +37,11 @@ from hostplane.agent.bundle.manifest import (
 from hostplane.distros.profile import Profile
 from hostplane.image.framebase import Base
 from hostplane.image.frames import Coding, Packed, pack
-from hostplane.image.ocilayout import Layout, canonical, open_bundle, replaced_directory
+from hostplane.image.ocilayout import OCI_ARCH, Layout, bundle_descriptor, canonical, open_bundle, replaced_directory
 from hostplane.image.recipe import Recipe
 
 __all__ = ["BundleInfo", "ImageSize", "Metadata", "Verity", "describe", "write"]
 
-_OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _MEMORY = 256 << 20
 _FRAME_COST = 16
 """Times a frame's average size that packing one takes: it, the coder's tables, what comes out."""
@@ -274,9 +273,9 @@ def _manifest(layout: Layout, metadata: Metadata, layers: list[dict[str, Any]]) 
         "dev.hostplane.release": metadata.release,
         "dev.hostplane.arch": metadata.arch,
     }
-    platform = {"architecture": _OCI_ARCH[metadata.arch], "os": "linux"}
     config = {
-        **platform,
+        "architecture": OCI_ARCH[metadata.arch],
+        "os": "linux",
         "created": _time(metadata.created),
         "config": {"Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
@@ -291,4 +290,4 @@ def _manifest(layout: Layout, metadata: Metadata, layers: list[dict[str, Any]]) 
     }
     raw = canonical(body)
     parse_manifest(raw)
-    return layout.add(raw, MEDIA_MANIFEST, artifactType=TYPE_BUNDLE, platform=platform)
+    return bundle_descriptor(layout.add(raw, MEDIA_MANIFEST)["digest"], len(raw), metadata.arch)

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from msgspec import Struct
 
-from hostplane.agent.bundle.limits import MAX_MANIFEST
+from hostplane.agent.bundle.limits import MAX_LAYERS, MAX_MANIFEST
 from hostplane.agent.bundle.manifest import (
     ANNOTATION_SUBJECT,
     MEDIA_INDEX,
@@ -29,6 +29,7 @@ from hostplane.agent.bundle.manifest import (
     Descriptor,
     Manifest,
     Metadata,
+    artifact_type_of,
     check_blob,
     parse_index,
     parse_layout,
@@ -36,14 +37,24 @@ from hostplane.agent.bundle.manifest import (
     parse_metadata,
     parse_signature_manifest,
 )
-from hostplane.agent.bundle.signature import SignatureList, parse_signatures
+from hostplane.agent.bundle.signature import Signature, SignatureList, parse_signatures
 from hostplane.errors import ImageError
 
-__all__ = ["Layout", "Opened", "canonical", "open_bundle", "replaced_directory", "replaced_file"]
+__all__ = [
+    "OCI_ARCH",
+    "Layout",
+    "Opened",
+    "bundle_descriptor",
+    "canonical",
+    "open_bundle",
+    "replaced_directory",
+    "replaced_file",
+]
 
 _REF = "org.opencontainers.image.ref.name"
 _MEDIA_EMPTY = "application/vnd.oci.empty.v1+json"
 _COPY = 1 << 20
+OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def canonical(value: object) -> bytes:
@@ -211,8 +222,8 @@ class Opened(Struct, frozen=True, kw_only=True):
     manifest: Manifest
     metadata: Metadata
     signatures: SignatureList
-    signature_digest: str
-    """Of the list of signatures; empty where there is none."""
+    signature_digests: tuple[str, ...]
+    """Of the lists of signatures."""
     digests: frozenset[str]
     """Of every blob the layout needs."""
 
@@ -235,30 +246,52 @@ def open_bundle(directory: Path) -> Opened:
     layout = Layout(directory)
     parse_layout(layout.read_file("oci-layout"))
     top = parse_index(layout.read_file("index.json"))
-    if len(top) != 1 or top[0].media_type != MEDIA_INDEX:
+    listed = [one for entry in top for one in _manifests(layout, entry)]
+    if len(listed) > MAX_LAYERS:
         raise ImageError("BundleNotOne", path=directory)
-    raw_index = layout.read("index", top[0].digest, top[0].size)
-    listed = parse_index(raw_index, "index")
-    bundles = [at for at, one in enumerate(listed) if one.artifact_type == TYPE_BUNDLE]
+    # Told apart by what the manifests say: tools that copy an index drop fields of its entries that they do not know.
+    raw = {one.digest: layout.read("manifest", one.digest, one.size) for one in listed}
+    types = {digest: artifact_type_of(body) for digest, body in raw.items()}
+    bundles = [digest for digest, type_ in types.items() if type_ == TYPE_BUNDLE]
     if len(bundles) != 1:
         raise ImageError("BundleNotOne", path=directory)
-    found = listed[bundles[0]]
-    manifest = parse_manifest(layout.read("manifest", found.digest, found.size))
-    digests = {top[0].digest, manifest.config.digest, *(one.digest for one in (*listed, *manifest.layers))}
-    signatures, digest = SignatureList(found.digest, ()), ""
-    for one in listed:
-        if one.artifact_type == TYPE_SIGNATURES and one.annotations.get(ANNOTATION_SUBJECT) == found.digest:
-            subject, blob, config = parse_signature_manifest(layout.read("signature manifest", one.digest, one.size))
-            if subject == found.digest:
-                signatures, digest = parse_signatures(layout.read("signatures", blob.digest, blob.size)), blob.digest
-                digests |= {blob.digest, config.digest}
+    manifest = parse_manifest(raw[bundles[0]])
+    metadata = parse_metadata(layout.read("metadata", manifest.metadata.digest, manifest.metadata.size))
+    needed = {*(one.digest for one in (*top, *listed, *manifest.layers)), manifest.config.digest}
+    signatures: list[Signature] = []
+    lists = []
+    for body in (raw[digest] for digest, type_ in types.items() if type_ == TYPE_SIGNATURES):
+        subject, blob, config = parse_signature_manifest(body)
+        if subject == manifest.digest:
+            signatures += parse_signatures(layout.read("signatures", blob.digest, blob.size)).signatures
+            needed |= {blob.digest, config.digest}
+            lists.append(blob.digest)
     return Opened(
         layout=layout,
         ref=top[0].annotations.get(_REF, ""),
-        descriptor=json.loads(raw_index)["manifests"][bundles[0]],
+        descriptor=bundle_descriptor(manifest.digest, len(raw[manifest.digest]), metadata.arch),
         manifest=manifest,
-        metadata=parse_metadata(layout.read("metadata", manifest.metadata.digest, manifest.metadata.size)),
-        signatures=signatures,
-        signature_digest=digest,
-        digests=frozenset(digests),
+        metadata=metadata,
+        signatures=SignatureList(manifest.digest, tuple(signatures)),
+        signature_digests=tuple(lists),
+        digests=frozenset(needed),
     )
+
+
+def bundle_descriptor(digest: str, size: int, arch: str) -> dict[str, Any]:
+    """How an index lists a bundle's manifest."""
+    return {
+        "mediaType": MEDIA_MANIFEST,
+        "digest": digest,
+        "size": size,
+        "artifactType": TYPE_BUNDLE,
+        "platform": {"architecture": OCI_ARCH[arch], "os": "linux"},
+    }
+
+
+def _manifests(layout: Layout, entry: Descriptor) -> tuple[Descriptor, ...]:
+    """The manifest an entry of index.json is, or those of the index that it is."""
+    if entry.media_type != MEDIA_INDEX:
+        return (entry,)
+    listed = parse_index(layout.read("index", entry.digest, entry.size), "index")
+    return tuple(one for one in listed if one.media_type == MEDIA_MANIFEST)

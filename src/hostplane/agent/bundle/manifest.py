@@ -43,6 +43,7 @@ __all__ = [
     "Manifest",
     "Metadata",
     "Verity",
+    "artifact_type_of",
     "check_blob",
     "digest_of",
     "is_reachable",
@@ -181,6 +182,15 @@ def parse_index(raw: bytes, part: str = "index.json") -> Tuple[Descriptor, ...]:
     if fields.number("schemaVersion", 0, 1000) != 2:
         raise invalid(part, "schemaVersion is not 2")
     return tuple(_descriptor(one, MAX_MANIFEST) for one in fields.objects("manifests", MAX_LAYERS))
+
+
+def artifact_type_of(raw: bytes) -> str:
+    """What a manifest says it is, before it is parsed as that; empty where it does not say.
+
+    Raises:
+        HostError: BundleInvalid, BundleTooLarge.
+    """
+    return parse_object("manifest", raw, MAX_MANIFEST).optional_text("artifactType") or ""
 
 
 def parse_manifest(raw: bytes) -> Manifest:
