@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from hostplane.image.findings import RecipeRefusedError
 from tests.unit.image.test_read import BASE, write
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
+EXAMPLES = sorted((DOCS.parents[1] / "examples").glob("*/recipe.toml"))
 GOOD = """
 hostname = "node-1.example"
 timezone = "Asia/Shanghai"
@@ -81,6 +83,13 @@ def test_errors_and_warnings_come_together_sorted_by_line(tmp_path: Path) -> Non
     found = [(finding.place.line, finding.key) for finding in caught.value.findings]
     assert found == [(1, "signing"), (1, "user"), (4, "distro"), (5, "timezone"), (6, "agent"), (8, "disk.root_mib")]
     assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [f"{path}:{n}" for n in (4, 5, 8)]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_an_example_passes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in re.findall(r'_env = "(\w+)"', path.read_text("utf-8")):
+        monkeypatch.setenv(name, "x")
+    check(path)
 
 
 def test_a_codec_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hostplane.errors import reason
+from hostplane.errors import RecipeError, reason
+from hostplane.image.layout import LABELS, plan
 from hostplane.image.positions import KeyPath, written
 from hostplane.image.recipe import Arch, Backend, Output, Partition, RootFs, StateFs
 from hostplane.image.rules.case import Case, Fault, Rule, error, in_image, unique, warning
 from hostplane.image.rules.packages import backend_of
 
-__all__ = ["OUR_LABELS", "PERSIST_DIRS", "RULES"]
+__all__ = ["PERSIST_DIRS", "RULES"]
 
-OUR_LABELS = ("BIOS-BOOT", "ESP", "BOOTSTATE", "BOOT-A", "BOOT-B", "ROOT-A", "ROOT-B", "PERSIST")
-
-_TABLES_MIB = 3
-"""The partition table at both ends, and BIOS-BOOT."""
-_PERSIST_LEAST_MIB = 256
 _PERSIST_WISE_MIB = 2100
 """What a node keeps besides images and logs; KubeOS's own floor."""
 _LEAST_MIB = {"root_mib": 64, "boot_mib": 64, "esp_mib": 16, "bootstate_mib": 8}
@@ -51,23 +47,29 @@ def _partitions(case: Case) -> Iterator[tuple[KeyPath, Partition]]:
         yield ("disk", "partitions", index), partition
 
 
-def _persist_mib(case: Case) -> int:
-    """What is left for PERSIST, in MiB; negative where the others alone do not fit."""
-    disk = case.recipe.disk
-    extra = sum(partition.size_mib for partition in disk.partitions)
-    slots = 2 * (disk.boot_mib + disk.root_mib)
-    return disk.size_gib * 1024 - _TABLES_MIB - disk.esp_mib - disk.bootstate_mib - slots - extra
+def _persist_mib(case: Case) -> int | None:
+    """What is left for PERSIST, in MiB; None where the disk cannot be laid out."""
+    try:
+        return plan(case.recipe)["PERSIST"].size >> 20
+    except RecipeError:
+        return None
 
 
 def partitions_fit_the_disk(case: Case) -> Iterator[Fault]:
-    disk, left = case.recipe.disk, _persist_mib(case)
-    path = ("disk", "size_gib") if case.said(("disk", "size_gib")) else ("disk", "root_mib")
-    if left < _PERSIST_LEAST_MIB:
-        short = -((left - _PERSIST_LEAST_MIB) // 1024)
-        why = reason("DiskTooSmall", value=disk.size_gib, root=disk.root_mib, left=left, wanted=disk.size_gib + short)
-        yield error(path, why)
-    elif left < _PERSIST_WISE_MIB:
-        yield warning(path, reason("PersistSmall", left=left, wise=_PERSIST_WISE_MIB))
+    try:
+        plan(case.recipe)
+    except RecipeError as refused:
+        yield error(_size_key(case), refused.reason)
+
+
+def persist_has_room_for_a_node(case: Case) -> Iterator[Fault]:
+    left = _persist_mib(case)
+    if left is not None and left < _PERSIST_WISE_MIB:
+        yield warning(_size_key(case), reason("PersistSmall", left=left, wise=_PERSIST_WISE_MIB))
+
+
+def _size_key(case: Case) -> KeyPath:
+    return ("disk", "size_gib") if case.said(("disk", "size_gib")) else ("disk", "root_mib")
 
 
 def partitions_have_their_least_size(case: Case) -> Iterator[Fault]:
@@ -89,7 +91,7 @@ def xfs_is_large_enough(case: Case) -> Iterator[Fault]:
     sizes: list[tuple[KeyPath, bool, int]] = [(("disk", "root_mib"), disk.fs is RootFs.XFS, disk.root_mib)]
     sizes += [((*path, "size_mib"), each.fs is StateFs.XFS, each.size_mib) for path, each in _partitions(case)]
     left = _persist_mib(case)
-    if left >= _PERSIST_LEAST_MIB:
+    if left is not None:
         sizes.append((("disk", "persist_fs"), disk.persist_fs is StateFs.XFS, left))
     for path, is_xfs, size in sizes:
         if is_xfs and size < _XFS_LEAST_MIB:
@@ -133,7 +135,7 @@ def labels_are_unique(case: Case) -> Iterator[Fault]:
 
 def labels_are_not_ours(case: Case) -> Iterator[Fault]:
     for path, each in _partitions(case):
-        if each.label in OUR_LABELS:
+        if each.label in LABELS:
             path = (*path, "label")
             yield error(path, reason("LabelOurs", key=written(path), value=each.label))
 
@@ -190,6 +192,7 @@ def sealed_root_does_not_travel_as_a_tar(case: Case) -> Iterator[Fault]:
 
 RULES: tuple[Rule, ...] = (
     partitions_fit_the_disk,
+    persist_has_room_for_a_node,
     partitions_have_their_least_size,
     root_has_room_for_a_distribution,
     xfs_is_large_enough,
