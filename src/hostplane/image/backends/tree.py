@@ -21,7 +21,7 @@ from hostplane.image.recipe import Recipe
 from hostplane.image.rootglob import matches, remove
 from hostplane.image.rootpath import within
 from hostplane.image.stage import Inputs, Run, Work
-from hostplane.image.unpack import Unpacker
+from hostplane.image.untar import Unpacker
 
 __all__ = ["bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages"]
 
