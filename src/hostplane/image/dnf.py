@@ -139,16 +139,31 @@ class Dnf:
         said = self._run(["rpm", "-qp", "--nosignature", "--qf", "%{BUILDTIME}\n", *paths], env=self.environment())
         return max((int(line) for line in said.split()), default=0)
 
-    def resolve(self, root: Path, names: Sequence[str]) -> str:
-        """What dnf would do, in its own words; fetches indexes, no packages.
+    def resolve(self, root: Path, names: Sequence[str]) -> list[Locked]:
+        """What `names` would bring beside what `root` has; fetches indexes, no packages.
 
         Raises: as `install`.
         """
-        return self._call(root, "install", "--setopt=tsflags=test", "--assumeno", *names, network=not self._is_offline)
+        (self._home / "log/dnf.log").unlink(missing_ok=True)
+        try:
+            self._call(root, "install", "--assumeno", *names, network=not self._is_offline)
+        except ImageError as error:
+            if error.name != "ToolFailed" or _ABORTED not in _last_words(Path(str(error.reason.params.get("log")))):
+                raise
+        return self._planned()
 
-    def query(self, root: Path, *words: str) -> list[str]:
-        """Lines of `dnf repoquery` over the repositories alone."""
-        return self._call(root, "repoquery", "-q", *words, network=not self._is_offline).splitlines()
+    def known(self, root: Path, names: Sequence[str]) -> dict[str, bool]:
+        """Whether a repository has a package of each name, or one that stands for it.
+
+        Raises:
+            ImageError: RepositoryUnreachable, ToolFailed.
+        """
+        named = set(self._query(root, *names)) if names else set()
+        return {name: name in named or bool(self._query(root, "--whatprovides", name)) for name in names}
+
+    def _query(self, root: Path, *words: str) -> list[str]:
+        argv = ["repoquery", "--quiet", "--available", "--qf", "%{name}", *words]
+        return self._call(root, *argv, network=not self._is_offline).split()
 
     def metadata(self) -> dict[str, str]:
         """SHA-256 of each repository's repomd.xml as fetched, by repository name."""
@@ -250,6 +265,7 @@ class Dnf:
 
 
 _LOG_BYTES = 256 << 10
+_ABORTED = "Operation aborted"
 _UP = "/.." * 64
 """dnf puts some of its directories below the root whatever one says; from there this leads out again."""
 _PLACES = (

@@ -21,7 +21,7 @@ from hostplane.image.dnf import address, sha256
 from hostplane.image.recipe import Recipe, Repository
 from hostplane.image.stage import Inputs, Run, Work
 
-__all__ = ["bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages"]
+__all__ = ["bootstrap", "indexed", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages"]
 
 
 def inputs_bootstrap(recipe: Recipe, profile: Profile) -> Inputs:
@@ -45,7 +45,7 @@ def bootstrap(work: Work) -> None:
         RecipeError: RpmsFolderEmpty, RpmsFolderUnchecked.
         ImageError: as the dnf backend.
     """
-    dnf.fill(work, [_indexed(work.recipe, work.profile, work.scratch, work.run)], first=True)
+    dnf.fill(work, [indexed(work.recipe, work.profile, work.scratch, work.run)], first=True)
 
 
 def packages(work: Work) -> None:
@@ -53,7 +53,7 @@ def packages(work: Work) -> None:
 
     Raises: as `bootstrap`.
     """
-    dnf.fill(work, [_indexed(work.recipe, work.profile, work.scratch, work.run)], first=False)
+    dnf.fill(work, [indexed(work.recipe, work.profile, work.scratch, work.run)], first=False)
 
 
 def lock(recipe: Recipe, profile: Profile, *, cache: Path, scratch: Path, run: Run) -> Lock:
@@ -61,7 +61,7 @@ def lock(recipe: Recipe, profile: Profile, *, cache: Path, scratch: Path, run: R
 
     Raises: as `bootstrap`.
     """
-    repos = [_indexed(recipe, profile, scratch, run)]
+    repos = [indexed(recipe, profile, scratch, run)]
     return dnf.lock_over(repos, recipe, profile, cache=cache, scratch=scratch, run=run)
 
 
@@ -86,7 +86,13 @@ def _declared(recipe: Recipe, profile: Profile) -> Repository:
     raise RecipeError("RpmsFolderUnchecked", folder=folder)
 
 
-def _indexed(recipe: Recipe, profile: Profile, scratch: Path, run: Run) -> Repository:
+def indexed(recipe: Recipe, profile: Profile, scratch: Path, run: Run) -> Repository:
+    """The folder as a repository: links to its files in `scratch`, with an index.
+
+    Raises:
+        RecipeError: RpmsFolderEmpty, RpmsFolderUnchecked.
+        ImageError: RpmsFolderUnreadable.
+    """
     declared = _declared(recipe, profile)
     farm = scratch / "rpms"
     farm.mkdir(exist_ok=True)
