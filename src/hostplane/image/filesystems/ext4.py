@@ -116,7 +116,7 @@ def _mke2fs(
     run: Run,
     block_size: int,
 ) -> None:
-    words = ["mke2fs", "-q", "-F", "-o", "Linux", "-t", "ext4", "-O", ",".join(("none", *features))]
+    words = ["mke2fs", "-q", "-F", "-o", "Linux", "-T", "default", "-O", ",".join(("none", *features))]
     words += ["-b", str(block_size), "-I", str(_INODE), "-m", "1" if weight is None else "0", "-U", uuid, "-L", label]
     words += ["-E", f"hash_seed={uuid},root_owner=0:0,lazy_itable_init={int(weight is None)},nodiscard"]
     if weight is not None:

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import json, to_builtins
 
 from hostplane.distros.profile import Profile
+from hostplane.errors import ImageError
 from hostplane.image import bundle, disk, layout, outputs, signing
 from hostplane.image.recipe import Firmware, Output, Recipe, StageName
 from hostplane.image.stage import Inputs, Work
@@ -77,6 +78,10 @@ def run(work: Work) -> None:
     """Write the outputs and report.json."""
     packing, wanted = _Packing(work), work.recipe.image.outputs
     plan = layout.plan(work.recipe)
+    if not packing.booted("vmlinuz").is_file():
+        for output in wanted:
+            if output is not Output.ROOT_TAR:
+                raise ImageError("KernelMissing", output=output.value)
     if Output.RAW in wanted or Output.QCOW2 in wanted:
         _disks(packing, plan, wanted)
     if Output.ROOT_TAR in wanted:

@@ -128,8 +128,9 @@ def _boot_image(work: Work, target: Path, about: dict[str, object], sealed: veri
     tree, boot = work.scratch / "boot", work.earlier[StageName.BOOT]
     tree.mkdir()
     for name in ("vmlinuz", "initrd.img"):
-        shutil.copyfile(boot / name, tree / name)
-        os.chmod(tree / name, 0o644)
+        if (boot / name).is_file():  # a root without a kernel can be packed as a tar
+            shutil.copyfile(boot / name, tree / name)
+            os.chmod(tree / name, 0o644)
     arguments = ""
     if sealed is not None:
         arguments = (
