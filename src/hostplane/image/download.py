@@ -16,13 +16,12 @@ from contextlib import ExitStack
 
 from msgspec import Struct
 
-from hostplane.agent.bundle.blockindex import COPY, FETCH, HASH, BlockIndex
+from hostplane.agent.bundle.blockindex import HASH, BlockIndex
 from hostplane.agent.bundle.limits import BLOCK
 from hostplane.image.ocilayout import Opened
+from hostplane.image.unpack import places
 
 __all__ = ["Download", "estimate"]
-
-_NOWHERE = 0xFFFFFFFF
 
 
 class Download(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -63,10 +62,10 @@ def estimate(old: Opened, new: Opened) -> Download:
                 stored.append(frame.stored)
                 starts.append(frame.block)
                 lengths.append(frame.raw // BLOCK)
-            places = _places(reader)
+            where = places(reader)
             lost: dict[int, set[int]] = {}
             for entry in _missing(reader.entries(), old):
-                place = places[int.from_bytes(entry[HASH:], "big")]
+                place = where[int.from_bytes(entry[HASH:], "big")]
                 lost.setdefault(bisect_right(starts, place) - 1, set()).add(place)
             blocks += reader.header.entries
         missing += sum(len(own) for own in lost.values())
@@ -82,18 +81,6 @@ def estimate(old: Opened, new: Opened) -> Download:
         index=index_bytes + new.manifest.metadata.size + int(new.descriptor["size"]),
         full=full,
     )
-
-
-def _places(reader: BlockIndex) -> array[int]:
-    """Where each block of the image is in the frames' content; a copy is where its original is."""
-    places = array("I", [_NOWHERE]) * reader.header.blocks
-    for extent in reader.extents():
-        for at in range(extent.length):
-            if extent.op == FETCH:
-                places[extent.block + at] = extent.source + at
-            elif extent.op == COPY:
-                places[extent.block + at] = places[extent.source + at]
-    return places
 
 
 def _missing(entries: Iterator[bytes], old: Opened) -> Iterator[bytes]:

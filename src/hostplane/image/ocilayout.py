@@ -38,7 +38,7 @@ from hostplane.agent.bundle.manifest import (
     parse_signature_manifest,
 )
 from hostplane.agent.bundle.signature import Signature, SignatureList, parse_signatures
-from hostplane.errors import ImageError
+from hostplane.errors import HostError, ImageError
 
 __all__ = [
     "OCI_ARCH",
@@ -160,6 +160,24 @@ class Layout:
         """
         return check_blob(part, self._read(self.path(digest), size + 1), size, digest)
 
+    def check(self, part: str, digest: str, size: int) -> None:
+        """Compare a blob of any size with its descriptor.
+
+        Raises:
+            ImageError: BundlePartMissing. HostError: BundleDigestMismatch.
+        """
+        sha256 = hashlib.sha256()
+        try:
+            with self.path(digest).open("rb") as file:
+                while piece := file.read(_COPY):
+                    sha256.update(piece)
+                is_whole = file.tell() == size
+        except OSError as fault:
+            raise ImageError("BundlePartMissing", path=self.path(digest), detail=fault.strerror) from fault
+        got = f"sha256:{sha256.hexdigest()}"
+        if got != digest or not is_whole:
+            raise HostError("BundleDigestMismatch", part=part, got=got, want=digest)
+
     def read_file(self, name: str) -> bytes:
         """A small file of the layout itself: oci-layout, index.json.
 
@@ -234,6 +252,14 @@ class Opened(Struct, frozen=True, kw_only=True):
     def read(self, part: str, descriptor: Descriptor) -> bytes:
         """A blob's bytes, compared with its digest."""
         return self.layout.read(part, descriptor.digest, descriptor.size)
+
+    def check(self, part: str, descriptor: Descriptor) -> None:
+        """Compare a blob of any size with its digest.
+
+        Raises:
+            ImageError: BundlePartMissing. HostError: BundleDigestMismatch.
+        """
+        self.layout.check(part, descriptor.digest, descriptor.size)
 
 
 def open_bundle(directory: Path) -> Opened:
