@@ -322,8 +322,9 @@ class _Conversion:
         for table in self._tables(node, "users", ("name", "passwd", "primary_group", "groups")):
             name = self._needed(table, "name", node)
             user: dict[str, object] = {"name": name, "password_hash": self._hashed(table, "passwd", node)}
-            if "primary_group" in table:
-                user["primary_group"] = self._needed(table, "primary_group", node)
+            group = self._text(table, "primary_group")
+            if group not in (None, name):  # a group of the user's own name is made in any case
+                user["primary_group"] = group
             if "groups" in table:
                 groups = table["groups"]
                 user["groups"] = [groups.value] if isinstance(groups.value, str) else self._texts(table, "groups")

@@ -69,6 +69,16 @@ def test_a_bad_recipe_is_refused_with_its_line_and_sentence(
     assert sorted(HERE.rglob("*.toml")) == before
 
 
+@pytest.mark.parametrize("path", BAD[::12], ids=lambda path: path.stem)
+def test_a_build_of_a_bad_recipe_writes_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOSTPLANE_IMAGE_STORE", str(tmp_path / "store"))
+    assert main(["image", "build", str(path), "-o", str(tmp_path / "out")]) == ExitCode.USAGE
+    assert f"{path}:{expected(path).line}: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("path", WARNED, ids=lambda path: path.stem)
 def test_an_odd_recipe_passes_with_a_warning(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     want = expected(path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -56,7 +58,7 @@ content = "hello"
 mode = "0644"
 [[unit]]
 name = "mine@.service"
-content = "# mine\\n[Unit]\\n[Install]\\nWantedBy=multi-user.target\\n"
+content = "# mine\\n[Unit]\\n[Install]\\nDefaultInstance=one\\nWantedBy=multi-user.target\\n"
 [[script]]
 name = "mine"
 content = "true"
@@ -131,6 +133,15 @@ def test_the_schema_is_fresh_and_printed(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_reference_page_is_fresh() -> None:
     assert (DOCS / "recipe.md").read_text("utf-8") == schema.page(), "run: make docs"
+
+
+def test_the_schema_accepts_a_good_recipe_and_refuses_a_typo() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema.schema()))
+    recipe = tomllib.loads(BASE + GOOD)
+    assert list(validator.iter_errors(recipe)) == []
+    recipe["disk"]["sise_gib"] = 3
+    [error] = validator.iter_errors(recipe)
+    assert "sise_gib" in error.message
 
 
 def test_the_schema_describes_every_key_and_refuses_unknown_ones() -> None:

@@ -139,6 +139,7 @@ primary_group = "foogroup"
 groups = ["wheel", "adm"]
 [[users]]
 name = "bar"
+primary_group = "bar"
 passwd = "plain-bar-word"
 groups = "wheel"
 [grub]
@@ -155,7 +156,7 @@ passwd = "plain-grub-word"
         made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
         assert made.stdout.strip() == user.password_hash
     assert words == {}
-    assert recipe.user[1].primary_group == "foogroup"
+    assert [user.primary_group for user in recipe.user] == [None, "foogroup", None]
     assert [user.groups for user in recipe.user] == [(), ("wheel", "adm"), ("wheel",)]
     assert recipe.boot.grub_password_hash is not None
     assert said(result).count("plain password stood there") == 4

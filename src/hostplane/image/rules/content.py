@@ -146,9 +146,12 @@ def masked_units_have_no_content(case: Case) -> Iterator[Fault]:
 
 def enabled_units_can_be_enabled(case: Case) -> Iterator[Fault]:
     for index, unit in enumerate(case.recipe.unit):
-        if unit.state == "enabled" and unit.content is not None and "[Install]" not in unit.content:
-            path = ("unit", index, "state")
-            yield warning(path, reason("UnitStatic", key=written(path), unit=unit.name))
+        if unit.state != "enabled" or unit.content is None:
+            continue
+        is_template = re.search(r"@\.[a-z]+$", unit.name) is not None
+        if "[Install]" not in unit.content or (is_template and "DefaultInstance=" not in unit.content):
+            path = ("unit", index, "state") if case.said(("unit", index, "state")) else ("unit", index, "name")
+            yield error(path, reason("UnitStatic", key=written(path), unit=unit.name))
 
 
 def scripts_have_one_content(case: Case) -> Iterator[Fault]:
