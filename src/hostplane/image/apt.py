@@ -30,6 +30,7 @@ from hostplane.image.stage import Run
 __all__ = ["Apt", "Archive", "archive_sources", "repositories"]
 
 _FRESH_SECONDS = 3600
+_LOWER_WINS = 599  # a repository of the usual priority, 99, has apt's usual 500
 _KEYRINGS = Path("/usr/share/keyrings")
 _PRINTED = re.compile(r"^'([^']+)' (\S+) (\d+) (\S*)$", re.MULTILINE)
 _MACHINE_OPTIONS = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Max-", "Acquire::ForceIP")
@@ -102,7 +103,7 @@ class Apt:
         for each in repos:
             if each.priority is not None:
                 host = urlsplit(_address(each.url, self._profile)).hostname
-                stanzas.append(("*", f'origin "{host or ""}"', each.priority))
+                stanzas.append(("*", f'origin "{host or ""}"', max(1, _LOWER_WINS - each.priority)))
         text = "\n".join(f"Package: {name}\nPin: {pin}\nPin-Priority: {priority}\n" for name, pin, priority in stanzas)
         (self._home / "etc/preferences.d/image.pref").write_text(text, encoding="utf-8")
 

@@ -1,0 +1,69 @@
+"""Makes a lock: reads a recipe whose lock may not exist yet, and asks its backend what it would install now."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from hostplane import distros
+from hostplane.distros.profile import Profile
+from hostplane.image.backends import Lock, backend_for
+from hostplane.image.check import findings
+from hostplane.image.findings import RecipeRefusedError
+from hostplane.image.process import Redactor, Runner
+from hostplane.image.read import read_recipe
+from hostplane.image.recipe import Recipe
+from hostplane.image.store import Store
+from hostplane.image.userscripts import secret_values
+
+__all__ = ["locked_now", "read_for_locking"]
+
+_KEY = "packages.lock"
+
+
+def read_for_locking(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Profile]:
+    """The recipe and its distribution; a lock file that is missing or old is no error here.
+
+    Raises:
+        RecipeRefusedError, RecipeError: as `check`, for anything else.
+    """
+    loaded = read_recipe(path, overrides)
+    recipe = loaded.recipe
+    profile = distros.load(recipe.distro, recipe.release, recipe.arch, [path.resolve().parent / "distros"])
+    found = [each for each in findings(loaded, profile, os.environ) if each.key != _KEY]
+    if any(not each.is_warning for each in found):
+        raise RecipeRefusedError(path, found)
+    return recipe, profile
+
+
+def locked_now(recipe: Recipe, profile: Profile, store: Path) -> Lock:
+    """What the backend would install now; its indexes are fetched anew, nothing is installed.
+
+    Raises:
+        ImageError, RecipeError: as the backend's `lock`.
+    """
+    place = Store(store)
+    log_path = place.path / "logs" / f"{recipe.name}-lock.log"
+    with tempfile.TemporaryDirectory(dir=place.path / "tmp", prefix="lock-") as scratch, log_path.open("wb", 0) as log:
+        runner = Runner(Path("/"), log, log_path, redact=Redactor(secret_values(recipe)))
+
+        def run(
+            argv: Sequence[str],
+            *,
+            chroot: bool = False,
+            network: bool = False,
+            env: Mapping[str, str] | None = None,
+            stdin: bytes | None = None,
+            timeout: float = 1800.0,
+            cwd: Path | None = None,
+        ) -> bytes:
+            """Always with the network: to take it away needs rights that an ordinary user has only in a worker."""
+            return runner(argv, network=True, env=env, stdin=stdin, timeout=timeout, cwd=cwd)
+
+        unlocked = replace(recipe, packages=replace(recipe.packages, lock=None))
+        backend = backend_for(unlocked, profile)
+        return backend.lock(unlocked, profile, cache=place.cache, scratch=Path(scratch), run=run)
