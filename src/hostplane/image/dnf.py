@@ -194,7 +194,8 @@ class Dnf:
 
     def _call(self, root: Path, *words: str, network: bool = False) -> str:
         home = self._home
-        argv = ["dnf", "--assumeyes", f"--config={home}/etc/dnf.conf", f"--installroot={root}"]
+        argv = [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--"]  # dnf wants to be root, also to look
+        argv += ["dnf", "--assumeyes", f"--config={home}/etc/dnf.conf", f"--installroot={root}"]
         argv += [f"--releasever={self._profile.release}", "--noplugins"]
         if self._profile.arch != platform.machine():
             argv.append(f"--forcearch={self._profile.arch}")

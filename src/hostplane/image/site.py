@@ -63,9 +63,14 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """Why it would not resolve."""
 
     @property
+    def missing(self) -> list[str]:
+        """What was asked for and is in no repository."""
+        return [each.name for each in self.asked if not each.found]
+
+    @property
     def is_good(self) -> bool:
         """Whether a build would find everything."""
-        return self.problem is None and all(each.found for each in self.asked)
+        return self.problem is None and not self.missing
 
 
 def beside(recipe: Path) -> Path:
