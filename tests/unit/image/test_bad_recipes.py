@@ -142,4 +142,4 @@ def test_there_is_a_recipe_for_each_sentence() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "reason"
         if isinstance(node.args[0], ast.Constant)
     }
-    assert said - covered == {"CodecMissing"}
+    assert said - covered == {"CodecUnavailable"}

@@ -73,7 +73,7 @@ locales = ["C", "zh_CN.UTF-8", "*"]
 def test_a_rich_recipe_is_found_good(tmp_path: Path) -> None:
     path = write(tmp_path / "recipe.toml", BASE + GOOD)
     checked = check(path, environment={"HOSTPLANE_TEST_SECRET": "x"})
-    assert [finding.reason.name for finding in checked.warnings] == ["BundleUnsigned"]
+    assert [finding.reason.name for finding in checked.warnings] == ["RecipeUnsigned"]
     assert checked.profile.id == "debian"
 
 

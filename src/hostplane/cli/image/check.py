@@ -12,18 +12,24 @@ from hostplane.cli.image.recipes import recipe_arguments
 from hostplane.cli.options import json_option
 
 if TYPE_CHECKING:
+    from hostplane.image.check import Checked
     from hostplane.image.findings import Finding
+    from hostplane.image.site import Evidence
 
 __all__ = ["command"]
 
 
 @click.command(name="check", short_help="Say everything that is wrong with a recipe.")
 @recipe_arguments
+@click.option("--site", "ask_site", is_flag=True, help="Also ask its repositories, and write down what they said.")
+@click.option("--store", type=click.Path(file_okay=False, path_type=Path), help="Where --site keeps indexes.")
 @json_option
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Read RECIPE with everything it includes and hold it against every rule; nothing is built and nobody is asked.
+def command(recipe: Path, overrides: tuple[str, ...], ask_site: bool, store: Path | None, as_json: bool) -> None:
+    """Read RECIPE with everything it includes and hold it against every rule; nothing is built.
 
     Every error and warning is one line: file, line, what is wrong, what to do. Exit code 2 when there are errors.
+    Nobody is asked, except with --site: then the recipe's repositories are, and what they said is written beside
+    RECIPE with the suffix .site.json. Exit code 1 when they lack something.
     """
     from hostplane.cli.image.recipes import checked
     from hostplane.cli.output import print_json
@@ -35,13 +41,49 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo(
             f"{recipe}: {result.recipe.name} {result.recipe.version}, {result.profile.title}, {result.recipe.arch}"
         )
+        if ask_site:
+            path, evidence = _asked(result, recipe, store)
+            click.echo(f"{path}: {len(evidence.resolved)} packages from {len(evidence.indexes)} indexes")
+            _judge(path, evidence)
         return
     try:
-        findings: Sequence[Finding] = check(recipe, overrides).warnings
+        result = check(recipe, overrides)
     except RecipeRefusedError as error:
         print_json(_document(recipe, error.findings))
         raise
-    print_json(_document(recipe, findings))
+    document = _document(recipe, result.warnings)
+    if not ask_site:
+        print_json(document)
+        return
+    path, evidence = _asked(result, recipe, store)
+    print_json({**document, "site": {"file": str(path), "good": evidence.is_good}})
+    _judge(path, evidence)
+
+
+def _asked(result: Checked, recipe: Path, store: Path | None) -> tuple[Path, Evidence]:
+    """What the repositories said, and the file that says so now."""
+    from datetime import UTC, datetime
+
+    from hostplane.image import site
+    from hostplane.image.asking import desk
+    from hostplane.image.store import default_store
+
+    date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with desk(result.recipe, store or default_store(), "site") as at:
+        evidence = site.look(result.recipe, result.profile, cache=at.cache, scratch=at.scratch, run=at.run, date=date)
+    path = site.beside(recipe)
+    site.write(evidence, path)
+    return path, evidence
+
+
+def _judge(path: Path, evidence: Evidence) -> None:
+    from hostplane.errors import ImageError
+
+    missing = ", ".join(each.name for each in evidence.asked if not each.found)
+    if missing:
+        raise ImageError("SiteLacks", packages=missing, path=path)
+    if evidence.problem is not None:
+        raise ImageError("SiteUnresolved", problem=evidence.problem, path=path)
 
 
 def _document(recipe: Path, findings: Sequence[Finding]) -> dict[str, object]:

@@ -37,7 +37,7 @@ def outputs_are_unique(case: Case) -> Iterator[Fault]:
 def codec_is_installed(case: Case) -> Iterator[Fault]:
     path, value = ("image", "codec"), case.recipe.image.codec
     if value == "zstd" and importlib.util.find_spec("zstandard") is None:
-        yield error(path, reason("CodecMissing", key=written(path), value=value))
+        yield error(path, reason("CodecUnavailable", key=written(path), value=value))
 
 
 def frames_are_whole_blocks(case: Case) -> Iterator[Fault]:
@@ -103,7 +103,7 @@ def signature_has_a_key(case: Case) -> Iterator[Fault]:
 def bundle_is_signed(case: Case) -> Iterator[Fault]:
     signing = case.recipe.signing
     if Output.BUNDLE in case.recipe.image.outputs and signing.key is None and signing.key_env is None:
-        yield warning(("signing",), reason("BundleUnsigned"))
+        yield warning(("signing",), reason("RecipeUnsigned"))
 
 
 def hosts_can_be_upgraded(case: Case) -> Iterator[Fault]:
