@@ -128,7 +128,7 @@ class Repository(_Table, frozen=True, kw_only=True):
     components: tuple[str, ...] = ("main",)
     """deb only."""
     key: str | None = None
-    """Path of the public key(s) that packages are signed with."""
+    """Path of the public key(s) that packages are signed with; for RPMs also an https address."""
     check_signatures: bool = True
     """Whether packages must be signed with `key`."""
     ca: str | None = None

@@ -55,13 +55,7 @@ def _repository(
         notes.append(f"repository {section}: only the first of {len(more) + 1} addresses is used.")
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in section).lstrip("._-") or "repo"
     entry: dict[str, object] = {"name": name, "url": _variables(address)}
-    key = values.get("gpgkey", "").split()
-    if key and key[0].startswith(("/", "file://")):
-        entry["key"] = placed(key[0].removeprefix("file://"))
-    elif key:
-        notes.append(f"repository {section}: fetch its key {key[0]} and name the file in key.")
-    else:
-        notes.append(f"repository {section}: names no key; signatures are checked here, so set key to its public key.")
+    entry.update(_trust(section, values, placed, notes))
     for theirs, ours in _SAME.items():
         if values.get(theirs):
             entry[ours] = placed(values[theirs].removeprefix("file://")) if ours in _FILES else values[theirs]
@@ -72,6 +66,28 @@ def _repository(
         entry["priority"] = int(values["priority"])
     notes.extend(f"repository {section}: {key} is left out." for key in values if key not in _QUIET)
     return entry
+
+
+def _trust(section: str, values: dict[str, str], placed: Callable[[str], str], notes: list[str]) -> dict[str, object]:
+    """The key; a check that the file switches off stays off, and is said."""
+    if values.get("gpgcheck", "1").lower() in ("0", "no", "false"):
+        notes.append(
+            f"repository {section}: gpgcheck is off there, and so it is here: set key, remove check_signatures."
+        )
+        return {"check_signatures": False}
+    key, *more = values.get("gpgkey", "").split() or [""]
+    if more:
+        notes.append(
+            f"repository {section}: only the first of {len(more) + 1} keys is named; one file may hold several."
+        )
+    if key.startswith(("/", "file://")):
+        return {"key": placed(key.removeprefix("file://"))}
+    if key.startswith(("http://", "https://")):
+        if key.startswith("http://"):
+            notes.append(f"repository {section}: its key is fetched by https; what came by http proves nothing.")
+        return {"key": _variables(key.replace("http://", "https://", 1))}
+    notes.append(f"repository {section}: names no key; kbimg did not check signatures, here key is needed.")
+    return {}
 
 
 def _variables(address: str) -> str:

@@ -34,6 +34,7 @@ gpgcheck=1
 name=update
 baseurl=https://repo.openeuler.org/openEuler-22.03-LTS-SP3/update/$basearch/ https://second.example/
 sslverify=1
+gpgcheck=0
 [off]
 baseurl=https://off.example/
 enabled=0
@@ -94,9 +95,10 @@ def test_repositories_keep_key_and_address_and_say_what_they_lose(tmp_path: Path
     assert base.key == str(tmp_path / "key.asc")
     assert base.check_signatures, "kbimg did not check; that is not carried over"
     assert update.key is None
+    assert not update.check_signatures
     for words in (
         "only the first of 2",
-        "update: names no key",
+        "update: gpgcheck is off there",
         "sslverify",
         "off: switched off",
         "mirrors: has no base",
@@ -112,7 +114,10 @@ def test_repositories_keep_key_and_address_and_say_what_they_lose(tmp_path: Path
         ("username=me\npassword=hunter2", "password_env", "HOSTPLANE_PASSWORD_A_B", "password is not copied"),
         ("proxy=http://p.example:3128", "proxy", "http://p.example:3128", ""),
         ("priority=7", "priority", 7, ""),
-        ("gpgkey=https://keys.example/key", "key", None, "fetch its key https://keys.example/key"),
+        ("gpgkey=https://keys.example/key", "key", "https://keys.example/key", ""),
+        ("gpgkey=http://keys.example/key", "key", "https://keys.example/key", "fetched by https"),
+        ("gpgkey=", "key", None, "names no key"),
+        ("gpgkey=file:///a\n  file:///b", "key", "/a", "only the first of 2 keys"),
     ],
 )
 def test_keys_of_a_repository_are_carried_over(tmp_path: Path, line: str, field: str, value: object, note: str) -> None:

@@ -18,7 +18,8 @@ _OURS = (
     *("root", "rootfstype", "ro", "rw", "initrd", "BOOT_IMAGE"),
     *("panic", "oops", "rd.emergency", "rd.shell", "systemd.crash_reboot"),
 )
-_ARGUMENT = re.compile(r"""[A-Za-z_][A-Za-z0-9_.:/-]*(=([^\s"'\\$`;|&<>(){}]|"[^"'\\$`]*")*)?""")
+_ARGUMENT = re.compile(r"[A-Za-z_][!#-&(-\[\]-~]*")
+"""What GRUB hands over unchanged: no blank, quote or backslash, and nothing outside ASCII."""
 _CONSOLE = re.compile(r"tty[0-9]{1,2}|(ttyS|ttyAMA|ttyUSB|hvc|ttyMSM|ttysclp)[0-9]{1,3}(,[0-9]{3,7}([neo][5-8]?r?)?)?")
 _GRUB_HASH = re.compile(r"grub\.pbkdf2\.sha(512|256)\.[0-9]+\.[0-9A-Fa-f]+\.[0-9A-Fa-f]+")
 

@@ -152,7 +152,34 @@ def credentials_come_in_pairs(case: Case) -> Iterator[Fault]:
 def repository_files_exist(case: Case) -> Iterator[Fault]:
     for path, each in _repositories(case):
         for field in ("key", "ca", "client_certificate", "client_key"):
-            yield from existing((*path, field), getattr(each, field))
+            value = getattr(each, field)
+            if field != "key" or not re.search(r"^https://|\$", value or ""):  # a key may be fetched
+                yield from existing((*path, field), value)
+
+
+def rpm_repositories_name_their_key(case: Case) -> Iterator[Fault]:
+    for path, each in _repositories(case):
+        if backend_of(case) in (Backend.DNF, Backend.RPMS) and each.check_signatures and each.key is None:
+            yield error(path, reason("RpmKeyUnset", repository=each.name))
+
+
+def folder_of_rpms_says_whose_they_are(case: Case) -> Iterator[Fault]:
+    path, packages = ("packages", "directory"), case.recipe.packages
+    if (
+        backend_of(case) is not Backend.RPMS
+        or not packages.directory
+        or not any(Path(packages.directory).glob("*.rpm"))
+    ):
+        return
+    folders = [Path(each.url.removeprefix("file://")).resolve() for each in packages.repositories]
+    if Path(packages.directory).resolve() not in folders:
+        yield error(path, reason("RpmsFolderUnchecked", folder=packages.directory))
+
+
+def tree_has_no_lock(case: Case) -> Iterator[Fault]:
+    path, packages = ("packages", "lock"), case.recipe.packages
+    if backend_of(case) is Backend.TREE and packages.lock is not None:
+        yield error(path, reason("TreeHasNoLock", source=packages.source or "-"))
 
 
 def certificates_are_pem(case: Case) -> Iterator[Fault]:
@@ -238,6 +265,9 @@ RULES: tuple[Rule, ...] = (
     proxies_are_addresses,
     credentials_come_in_pairs,
     repository_files_exist,
+    rpm_repositories_name_their_key,
+    folder_of_rpms_says_whose_they_are,
+    tree_has_no_lock,
     certificates_are_pem,
     passwords_are_in_the_environment,
     fields_of_deb_belong_to_deb,
