@@ -146,8 +146,8 @@ def bundle_of(path: Path) -> Path:
     Raises:
         ImageError: InspectNothing.
     """
-    for place in (path, path / _BUNDLE, path.parent / _BUNDLE):
-        if (place / "oci-layout").is_file() and (place != path.parent / _BUNDLE or path.is_file()):
+    for place in (path.parent / _BUNDLE,) if path.is_file() else (path, path / _BUNDLE):
+        if (place / "oci-layout").is_file():
             return place
     raise ImageError("InspectNothing", path=path)
 
