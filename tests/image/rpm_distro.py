@@ -34,9 +34,9 @@ PRETTY_NAME="openEuler 22.03 (LTS-SP3)"
 ANSI_COLOR="0;31"
 """
 _DEBS = (
-    "systemd,systemd-sysv,udev,dbus,kmod,libpam-systemd,dracut,linux-image-amd64,iproute2,openssl,ca-certificates,"
+    "systemd,systemd-sysv,udev,dbus,kmod,libpam-systemd,dracut,linux-image-cloud-amd64,iproute2,openssl,ca-certificates,"
     "openssh-server,python3,e2fsprogs,xfsprogs,util-linux,mount,procps,less,rpm,grub-common,grub2-common,grub-pc-bin,"
-    "grub-efi-amd64-bin,shim-signed,zstd,iptables,ethtool,socat,conntrack"
+    "grub-efi-amd64-bin,shim-signed,zstd,cryptsetup-bin,iptables,ethtool,socat,conntrack"
 )
 _LEFT_OUT = (
     *("proc/", "sys/", "dev/", "run/", "tmp/", "var/lib/dpkg", "var/lib/apt", "var/cache/", "var/log/", "etc/apt"),
@@ -376,4 +376,6 @@ def _is_device(mode: int) -> bool:
 
 
 def _is_left_out(path: str) -> bool:
+    if path.startswith("etc/") and path.endswith("-"):  # passwd- and the like: back-ups
+        return True
     return path.startswith(_LEFT_OUT) and not path.startswith(("etc/os-release", "usr/lib/os-release"))

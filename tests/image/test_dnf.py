@@ -18,7 +18,7 @@ from hostplane.distros import Profile, load
 from hostplane.errors import HostplaneError, RecipeError
 from hostplane.image import engine, rpmdb
 from hostplane.image import lock as locks
-from hostplane.image.backends import dnf, rpms
+from hostplane.image.backends import Lock, dnf, rpms
 from hostplane.image.process import Runner
 from hostplane.image.recipe import Backend, Packages, Recipe, Repository, StageName
 from tests.image.rpm_distro import EPOCH, RELEASE, RpmDistro, small_repository, write_distro_file
@@ -61,7 +61,7 @@ def build(tmp_path: Path, profile: Profile) -> Build:
             wish=engine.Wish(until=StageName.PACKAGES),
             show=lambda event: None,
         )
-        return built.stages[-1].layer / "tree"
+        return Path(built.stages[-1].layer) / "tree"
 
     return run
 
@@ -190,7 +190,7 @@ def test_a_changed_file_of_the_folder_changes_the_key_and_its_place_does_not(
     assert inputs(two) != before
 
 
-def _lock(recipe: Recipe, profile: Profile, tmp_path: Path) -> locks.Lock:
+def _lock(recipe: Recipe, profile: Profile, tmp_path: Path) -> Lock:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with (tmp_path / "log").open("ab", buffering=0) as log:
