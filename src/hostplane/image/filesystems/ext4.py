@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from hostplane.errors import ImageError
@@ -88,7 +88,7 @@ def make(
         else:
             break
     with target.open("r+b") as image:
-        _set_times(image.fileno(), epoch)
+        _set_times(image.fileno(), epoch, os.lstat(tree) if tree else None)
     return wanted
 
 
@@ -98,7 +98,7 @@ def _fitted(weight: Weight | None, features: tuple[str, ...], block_size: int) -
         return 8 * _MIB
     content = weight.data_blocks + weight.large_files * 2 + (weight.inodes + 64) * _INODE // block_size
     groups = content // (8 * block_size) + 1
-    blocks = content + groups * 4 + groups * groups * 64 // block_size + content // 400 + 64
+    blocks = content + groups * 6 + groups * groups * 64 // block_size + content // 400 + 64
     if "has_journal" in features:
         blocks += 64 * _MIB // block_size
     return -(-blocks * block_size // _MIB) * _MIB
@@ -118,9 +118,12 @@ def _mke2fs(
 ) -> None:
     words = ["mke2fs", "-q", "-F", "-o", "Linux", "-T", "default", "-O", ",".join(("none", *features))]
     words += ["-b", str(block_size), "-I", str(_INODE), "-m", "1" if weight is None else "0", "-U", uuid, "-L", label]
-    words += ["-E", f"hash_seed={uuid},root_owner=0:0,lazy_itable_init={int(weight is None)},nodiscard"]
+    owner = os.lstat(tree) if tree else None
+    root = f"{owner.st_uid}:{owner.st_gid}" if owner else "0:0"
+    words += ["-E", f"hash_seed={uuid},root_owner={root},lazy_itable_init={int(weight is None)},nodiscard"]
     if weight is not None:
-        words += ["-N", str(weight.inodes + 16)]
+        groups = size // (8 * block_size * block_size) + 1
+        words += ["-N", str(weight.inodes + 16 + 8 * groups)]  # each group's share is rounded down to eight
     if tree is not None:
         words += ["-d", str(tree)]
     words += [str(target), f"{size // 1024}k"]
@@ -128,25 +131,23 @@ def _mke2fs(
     run(words, env={"MKE2FS_CONFIG": "/dev/null", "TZ": "UTC", **times})
 
 
-# The fields of an inode that are times: seconds of access, change, modification; then their fractions and the
-# creation. All offsets are ext4's on-disk format.
-_SECONDS = slice(8, 20)
-_FRACTIONS = slice(0x84, 0x98)
+_ROOT = 2
+_HEAD, _TAIL = slice(0, 20), slice(0x84, 0x98)
+"""Where an inode has its mode and its times, and where their fractions and the creation."""
 _CHECKSUM_LOW, _CHECKSUM_HIGH = 0x7C, 0x82
 
 
-def _set_times(image: int, epoch: int) -> None:
-    """Set the times of every inode of an open image."""
+def _set_times(image: int, epoch: int, top: os.stat_result | None) -> None:
+    """Set the times of every inode of an open image, and the top directory's mode, which mke2fs passes over."""
     raw = os.pread(image, 1024, 1024)
     block_size = 1024 << struct.unpack_from("<I", raw, 24)[0]
     first_block, per_group, inodes_per_group = (struct.unpack_from("<I", raw, at)[0] for at in (20, 32, 40))
     blocks, incompat, ro_compat = (struct.unpack_from("<I", raw, at)[0] for at in (4, 96, 100))
-    inode_size = struct.unpack_from("<H", raw, 88)[0]
-    is_64bit, has_checksums = bool(incompat & 0x80), bool(ro_compat & 0x400)
-    descriptor_size = struct.unpack_from("<H", raw, 254)[0] if is_64bit else 32
+    descriptor_size = struct.unpack_from("<H", raw, 254)[0] if incompat & 0x80 else 32
+    has_checksums = bool(ro_compat & 0x400)
     groups = -(-(blocks - first_block) // per_group)
     table = os.pread(image, groups * descriptor_size, (first_block + 1) * block_size)
-    weights = change_weights(inode_size) if has_checksums else []
+    weights = change_weights(_INODE) if has_checksums else []
     for group in range(groups):
         at = group * descriptor_size
         low, flags, unused = (struct.unpack_from(f, table, at + o)[0] for f, o in (("<I", 8), ("<H", 18), ("<H", 28)))
@@ -155,38 +156,29 @@ def _set_times(image: int, epoch: int) -> None:
             continue
         used = inodes_per_group - (unused if has_checksums else 0)
         place = (low | high << 32) * block_size
-        inodes = bytearray(os.pread(image, used * inode_size, place))
-        if _retime(inodes, inode_size, epoch, weights):
-            os.pwrite(image, inodes, place)
+        inodes = bytearray(os.pread(image, used * _INODE, place))
+        for number, start in enumerate(range(0, len(inodes), _INODE), start=group * inodes_per_group + 1):
+            if inodes[start] or inodes[start + 1]:  # without a mode it is not in use
+                _retime(inodes, start, epoch, weights, top if number == _ROOT else None)
+        os.pwrite(image, inodes, place)
 
 
-def _retime(inodes: bytearray, inode_size: int, epoch: int, weights: list[list[int]]) -> bool:
-    """Whether any of the inodes had a time to set."""
-    fractions = struct.pack("<5I", 0, 0, 0, epoch & 0xFFFFFFFF, 0)
-    changed = False
-    for start in range(0, len(inodes), inode_size):
-        old = bytes(inodes[start : start + inode_size])
-        if not (old[0] or old[1]):  # no mode: not in use
-            continue
-        modified = min(struct.unpack_from("<I", old, 16)[0], epoch)
-        seconds = struct.pack("<3I", epoch & 0xFFFFFFFF, epoch & 0xFFFFFFFF, modified)
-        if old[_SECONDS] == seconds and old[_FRACTIONS] == fractions:
-            continue
-        changed = True
-        inodes[start + 8 : start + 20] = seconds
-        inodes[start + 0x84 : start + 0x98] = fractions
-        if weights:
-            delta = 0
-            for at, before, after in _differences(old, seconds, fractions):
-                delta ^= weights[at][before ^ after]
-            low, high = (struct.unpack_from("<H", old, at)[0] for at in (_CHECKSUM_LOW, _CHECKSUM_HIGH))
-            struct.pack_into("<H", inodes, start + _CHECKSUM_LOW, low ^ delta & 0xFFFF)
-            struct.pack_into("<H", inodes, start + _CHECKSUM_HIGH, high ^ delta >> 16)
-    return changed
-
-
-def _differences(old: bytes, seconds: bytes, fractions: bytes) -> Iterator[tuple[int, int, int]]:
-    for place, new in ((_SECONDS, seconds), (_FRACTIONS, fractions)):
-        for at, (before, after) in enumerate(zip(old[place], new, strict=True), start=place.start):
-            if before != after:
-                yield at, before, after
+def _retime(inodes: bytearray, start: int, epoch: int, weights: list[list[int]], top: os.stat_result | None) -> None:
+    """Set the times of the inode at `start`; all of it like `top` where that is given."""
+    old = bytes(inodes[start : start + _INODE])
+    mode, modified = struct.unpack_from("<H", old)[0], struct.unpack_from("<I", old, 16)[0]
+    if top is not None:
+        mode, modified = top.st_mode & 0xFFFF, max(0, int(top.st_mtime))
+    epoch &= 0xFFFFFFFF
+    head = struct.pack("<H6s3I", mode, old[2:8], epoch, epoch, min(modified, epoch))
+    tail = struct.pack("<5I", 0, 0, 0, epoch, 0)
+    inodes[start : start + 20] = head
+    inodes[start + 0x84 : start + 0x98] = tail
+    if weights:
+        delta = 0
+        for part, new in ((_HEAD, head), (_TAIL, tail)):
+            for at, (before, after) in enumerate(zip(old[part], new, strict=True), start=part.start):
+                if before != after:
+                    delta ^= weights[at][before ^ after]
+        for at, change in ((_CHECKSUM_LOW, delta & 0xFFFF), (_CHECKSUM_HIGH, delta >> 16)):
+            struct.pack_into("<H", inodes, start + at, struct.unpack_from("<H", old, at)[0] ^ change)

@@ -28,8 +28,6 @@ _MIB = 1 << 20
 LEAST = 300 * _MIB
 """mkfs.xfs makes nothing smaller."""
 _LOG = 64 * _MIB
-_SHORT_LINK = 256
-"""Bytes of a link's target that its inode surely holds."""
 _GROUPS = 4
 _TRIES = 6
 _FULL = ("no space left", "enospc", "error allocating", "too small", "out of space")
@@ -129,7 +127,7 @@ def _prototype(tree: Path, desk: Path) -> Iterator[str]:
         to = os.fsencode(os.readlink(path)) if stat.S_ISLNK(status.st_mode) else b""
         spelling, target = xfsinodes.spelled(os.fsencode(name)), xfsinodes.spelled(to)
         place = os.path.relpath(path, tree)
-        if (depth and not spelling) or (to and (not target or (target != to and len(to) > _SHORT_LINK))):
+        if (depth and not spelling) or (to and not target):
             raise ImageError("XfsNameUnfit", path=place)
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:  # a socket, which is nothing without the program that made it

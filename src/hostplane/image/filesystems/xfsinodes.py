@@ -119,6 +119,18 @@ class _Image:
         old = os.pread(self._descriptor, size, start)
         self.replace(start, old, _changed(old, entry.at - start, name), 100 if entry.block is None else 4)
 
+    def point(self, number: int, old: bytes, new: bytearray, to: bytes) -> None:
+        """Have the link `number` lead to `to`: in its inode, or in a block of its own, which mkfs.xfs gives no head."""
+        if old[5] == _LOCAL:
+            new[_CORE : _CORE + len(to)] = to
+            return
+        ((_, first, count),) = self._extents(old)
+        place, own = self._block_at(first), self.geometry
+        uuid = os.pread(self._descriptor, 16, 32)
+        head = struct.pack(">4sIII16sQQQ", b"XSLM", 0, len(to), 0, uuid, number, place // 512, 0)
+        block = bytearray((head + to).ljust(count * own.block, b"\0"))
+        self.replace(place, bytes(len(block)), block, 12)
+
     def entries(self, number: int) -> Iterator[_Entry]:
         """What the directory `number` holds, itself and its parent left out."""
         inode = self.inode(number)
@@ -230,17 +242,17 @@ def finish(image: Path, tree: Path, epoch: int) -> None:
                 number = entry.number
                 if entry.name != os.fsencode(name):
                     disk.rename(numbers[parent], entry, os.fsencode(name))
-            old = disk.inode(number)
+            old = bytes(disk.inode(number))
             new = bytearray(old)
             struct.pack_into(">H", new, 2, status.st_mode & 0xFFFF)
             _set_times(new, min(int(status.st_mtime), epoch), epoch)
-            if stat.S_ISLNK(status.st_mode) and old[5] == _LOCAL:
-                new[_CORE : _CORE + status.st_size] = os.fsencode(os.readlink(path))
+            if stat.S_ISLNK(status.st_mode):
+                disk.point(number, old, new, os.fsencode(os.readlink(path)))
             if kept := xattrs(path):
                 has_attributes = True
                 if not _set_attributes(new, kept):
                     raise ImageError("XfsAttributesUnfit", path=os.path.relpath(path, tree))
-            disk.replace(disk.inode_at(number), bytes(old), new, 100)
+            disk.replace(disk.inode_at(number), old, new, 100)
             if stat.S_ISDIR(status.st_mode):
                 numbers[path] = number
                 listings[path] = {entry.name: entry for entry in disk.entries(number)}
