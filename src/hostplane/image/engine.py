@@ -63,7 +63,8 @@ class Ran(Struct, frozen=True, kw_only=True):
     """cached, made, or kept (taken as it was, before `Wish.first`)."""
     seconds: float
     key: str
-    layer: Path
+    layer: str
+    """Path of the result in the store."""
 
 
 class Built(Struct, frozen=True, kw_only=True):
@@ -99,7 +100,7 @@ def build(
                 flusher.submit(store.flush, [ran[-1].key])
         outputs = []
         if wish.until is StageName.PACK:
-            outputs = deliver(ran[-1].layer / "out", out, ran[-1].key)
+            outputs = deliver(Path(ran[-1].layer, "out"), out, ran[-1].key)
         for output in outputs:
             show(Event(event="delivered", text=output.path))
     if any(row.how == "made" for row in ran):
@@ -164,7 +165,7 @@ class _Build:
         if how != "made":
             self._show(Event(event=how, stage=stage.value))
         seconds = done.seconds if how == "made" else 0.0
-        return Ran(stage=stage, how=how, seconds=seconds, key=key, layer=self._store.layer(key))
+        return Ran(stage=stage, how=how, seconds=seconds, key=key, layer=str(self._store.layer(key)))
 
     def _hold(self, held: Held) -> None:
         self._held.enter_context(held)

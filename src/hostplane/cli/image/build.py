@@ -8,16 +8,17 @@ from typing import NoReturn
 
 import click
 
+from hostplane.cli.image.recipes import checked, recipe_arguments
 from hostplane.cli.output import print_table
+from hostplane.image.recipe import StageName
 
 __all__ = ["command"]
 
-_STAGES = ("bootstrap", "packages", "files", "scripts", "boot", "slim", "seal", "pack")
+_STAGES = tuple(stage.value for stage in StageName)
 
 
-@click.command()
-@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a value of the recipe.")
+@click.command(short_help="Make the disk and the bundle of a recipe.")
+@recipe_arguments
 @click.option(
     "-o",
     "--out",
@@ -54,20 +55,16 @@ def command(
 
     A killed build goes on where it was; nothing changed means nothing is made.
     """
-    from hostplane.image.check import check
     from hostplane.image.engine import Wish, build, open_store
     from hostplane.image.progress import size_said, view_for
-    from hostplane.image.recipe import StageName
     from hostplane.image.store import default_store
 
     if first is not None and _STAGES.index(first) > _STAGES.index(until):
         raise click.UsageError(f"--from {first} comes after --until {until}.")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    checked = check(recipe, overrides)
-    for warning in checked.warnings:
-        click.echo(str(warning), err=True)
-    wanted = checked.recipe
+    read = checked(recipe, overrides)
+    wanted = read.recipe
     target = out or Path("build") / f"{wanted.name}-{wanted.version}-{wanted.arch.value}"
     wish = Wish(
         first=StageName(first) if first else None,
@@ -77,7 +74,7 @@ def command(
     )
     with view_for(as_json=as_json, explain=explain) as view:
         built = build(
-            wanted, checked.profile, store=open_store(store or default_store()), out=target, wish=wish, show=view
+            wanted, read.profile, store=open_store(store or default_store()), out=target, wish=wish, show=view
         )
     if as_json:
         click.echo(_line(built))
