@@ -45,6 +45,7 @@ _STANDING = frozenset(
     | {"/root", "/home", "/srv", "/usr/share", "/etc/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib"}
 )
 """Directories that a root has in any case: what is copied there lands below them."""
+_OF_A_NEW_ROOT = ("users", "copy_files", "grub", "systemd_service", "chroot_script")
 _UNIT_KINDS = (".service", ".socket", ".mount", ".timer", ".path", ".target", ".slice", ".automount")
 
 
@@ -147,8 +148,13 @@ class _Conversion:
                 "ImportValueWrong", where=self.tree.place, key="[from_repo]", wanted="[from_repo] | [from_dockerimg]"
             )
         self._disk_defaults()
+        is_made_already = "from_repo" not in sections
         for section, take in self._sections.items():
-            if section in sections:
+            if section not in sections:
+                continue
+            if is_made_already and section in _OF_A_NEW_ROOT:
+                self._note(sections[section], f"[{section}]: kbimg ignores it beside [from_dockerimg]; left out.")
+            else:
                 take(sections[section])
         for section, node in sections.items():
             if section not in self._sections:
@@ -239,7 +245,6 @@ class _Conversion:
     # --- sections, in kbimg's words
 
     def _disk_defaults(self) -> None:
-        self.recipe["profiles"] = ["slim-host", "kubernetes"]
         self._put("disk", "size_gib", _KBIMG_SIZE_GIB)
         self._put("disk", "root_mib", _KBIMG_ROOT_MIB)
         self._put("image", "outputs", ["raw", "qcow2", "os-tar", "bundle"])
@@ -248,6 +253,7 @@ class _Conversion:
         known = ("version", "repo_path", "agent_path", "root_passwd", "rpmlist", "legacy_bios", "upgrade_img")
         table = self._table(node, "from_repo", known)
         self._version(table.get("version", node), self._needed(table, "version", node))
+        self.recipe["profiles"] = ["slim-host", "kubernetes"]
         packages = self._texts(table, "rpmlist")
         self._put("packages", "include", packages)
         self._put("kubernetes", "runtime", "containerd" if "containerd" in packages else "none")

@@ -15,7 +15,7 @@ from hostplane.cli.main import ExitCode, main
 from hostplane.errors import translate
 from hostplane.image import schema
 from hostplane.image.check import check
-from hostplane.image.findings import RecipeRefusedError
+from hostplane.image.findings import Finding, RecipeRefusedError
 from tests.unit.image.test_read import BASE, write
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference"
@@ -88,11 +88,12 @@ def test_errors_and_warnings_come_together_sorted_by_line(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
 def test_an_example_lacks_at_most_what_its_reader_brings(path: Path) -> None:
+    refused: tuple[Finding, ...] = ()
     try:
         check(path, environment={})
-    except RecipeRefusedError as refused:
-        lacking = {finding.reason.name for finding in refused.errors}
-        assert lacking <= {"PathMissing", "NoRpmFiles", "VariableUnset"}, str(refused)
+    except RecipeRefusedError as error:
+        refused = error.errors
+    assert {finding.reason.name for finding in refused} <= {"PathMissing", "NoRpmFiles", "VariableUnset"}
 
 
 def test_a_codec_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

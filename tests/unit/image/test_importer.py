@@ -273,12 +273,16 @@ x = 1
 
 
 def test_an_upgrade_image_becomes_a_tree(tmp_path: Path) -> None:
-    result = imported(tmp_path, '[from_dockerimg]\nupgrade_img = "kubeos:v1"\nlegacy_bios = false\n')
+    text = '[from_dockerimg]\nupgrade_img = "kubeos:v1"\nlegacy_bios = false\n'
+    result = imported(tmp_path, text + '[disk_partition]\nroot = 3000\n[systemd_service]\nname = ["kubelet"]\n')
     assert "docker create kubeos:v1" in said(result)
     (tmp_path / "out" / "os.tar").write_bytes(b"")
     recipe = recipe_of(result)
     assert recipe.packages.backend is Backend.TREE
     assert recipe.packages.source == str(tmp_path / "out" / "os.tar")
+    assert recipe.disk.root_mib == 3000
+    assert recipe.unit == ()
+    assert "kbimg ignores it" in said(result)
 
 
 def test_secure_boot_is_refused_loudly_and_nothing_is_written(

@@ -113,14 +113,10 @@ def repository_names_are_names(case: Case) -> Iterator[Fault]:
 def repository_addresses_are_reachable_kinds(case: Case) -> Iterator[Fault]:
     for path, each in _repositories(case):
         path = (*path, "url")
-        scheme, _, rest = each.url.partition("://")
-        if "$" in each.url or scheme in ("http", "https"):
-            is_fine = bool(rest) or "://" not in each.url
-        elif "://" in each.url:
-            is_fine = scheme == "file" and Path(rest).exists()
-        else:
-            is_fine = bool(each.url) and Path(each.url).exists()
-        if not is_fine:
+        scheme, mark, rest = each.url.rpartition("://")
+        if scheme in ("", "file") and "$" not in rest:
+            yield from existing(path, rest)
+        elif scheme not in ("", "file", "http", "https") or (mark and not rest):
             yield error(path, reason("RepositoryAddress", key=written(path), value=_without_secret(each.url)))
 
 
