@@ -30,6 +30,7 @@ def test_an_example_passes_the_check(name: str, tmp_path: Path) -> None:
     if name == "rpms":
         (here / "packages-24.03").mkdir()
         (here / "packages-24.03/bash-5.2-1.x86_64.rpm").touch()
+        (here / "packages-24.03/RPM-GPG-KEY-openEuler").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n", "utf-8")
     checked = check(here / "recipe.toml", [f"user.0.ssh_keys+={KEY}"])
     assert {each.reason.name for each in checked.warnings} <= {"RecipeUnsigned"}
 
