@@ -68,6 +68,7 @@ class Rig:
         script = f"""
             set -e
             mount --bind {root} {root}
+            mount --make-shared {root}
             cd {root}
             for name in usr proc dev; do mount --rbind /$name $name; done
             mount --bind {persist} persist
