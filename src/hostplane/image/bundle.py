@@ -105,7 +105,6 @@ def describe(
     *,
     created: int,
     packages: Mapping[str, str] = {},
-    boot_arguments: tuple[str, ...] = (),
     facts: Mapping[str, str] = {},
 ) -> Metadata:
     """The metadata of a recipe's image. `seal` is seal.json; `packages` maps installed packages to versions.
@@ -129,7 +128,7 @@ def describe(
         verity=None
         if verity is None
         else Verity(root_hash=verity["roothash"], hash_offset=verity["hashoffset"], salt=verity.get("salt") or ""),
-        boot_arguments=boot_arguments or recipe.boot.arguments,
+        boot_arguments=(*(f"console={name}" for name in recipe.boot.console), *recipe.boot.arguments),
         reachable_from=recipe.image.reachable_from,
         state_versions=states,
         facts=facts,

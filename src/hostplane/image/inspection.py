@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -41,7 +41,9 @@ __all__ = [
 ]
 
 _BUNDLE = "bundle"
-_SIZE = "size"
+_SYSTEM = "operating-system"
+
+T = TypeVar("T")
 
 
 class Installed(Struct, frozen=True, kw_only=True):
@@ -129,6 +131,10 @@ class Inspection(Struct, frozen=True, kw_only=True, rename="camel"):
     boot_arguments: list[str] = []
     images: list[Image] = []
     packages: list[Installed] = []
+    unowned: dict[str, int] = {}
+    """Bytes of files that no package owns, by place."""
+    removed: dict[str, int] = {}
+    """Bytes that slimming took out, by reason."""
     inventory: Inventory | None = None
     signature_state: str = "None"
     """None, Unjudged (no trust file given), Trusted or Untrusted."""
@@ -138,6 +144,27 @@ class Inspection(Struct, frozen=True, kw_only=True, rename="camel"):
     partitions: list[diskview.Part] = []
     notes: list[str] = []
     """What could not be read from here, a catalogue sentence each."""
+
+
+class _Component(Struct, frozen=True, kw_only=True):
+    name: str
+    version: str = ""
+    type: str = ""
+
+
+class _Bill(Struct, frozen=True, kw_only=True):
+    components: list[_Component] = []
+
+
+class _Share(Struct, frozen=True, kw_only=True):
+    name: str
+    size: int = 0
+
+
+class _Sizes(Struct, frozen=True, kw_only=True):
+    packages: list[_Share] = []
+    unowned: dict[str, int] = {}
+    removed: dict[str, int] = {}
 
 
 def bundle_of(path: Path) -> Path:
@@ -172,6 +199,7 @@ def _bundle(directory: Path, trust: Path | None, now: float, verified: bool) -> 
         verify(opened)
     state, signatures = _judged(opened, trust, now)
     inventory = _document(opened, "inventory", opened.manifest.inventory)
+    sizes = _sizes(_document(opened, "size report", opened.manifest.sizes))
     metadata: dict[str, Any] = json.loads(opened.read("metadata", opened.manifest.metadata))
     return Inspection(
         kind="bundle",
@@ -180,8 +208,10 @@ def _bundle(directory: Path, trust: Path | None, now: float, verified: bool) -> 
         metadata=metadata,
         boot_arguments=list(opened.metadata.boot_arguments),
         images=[_image(opened, name) for name in opened.manifest.images],
-        packages=_packages(opened),
-        inventory=None if inventory is None else msgspec.convert(inventory, Inventory),
+        packages=_packages(opened, {one.name: one.size for one in sizes.packages}),
+        unowned=sizes.unowned,
+        removed=sizes.removed,
+        inventory=None if inventory is None else _converted("inventory", inventory, Inventory),
         signature_state=state,
         signatures=signatures,
         verified=verified,
@@ -235,24 +265,24 @@ def _document(opened: Opened, part: str, descriptor: Descriptor | None) -> Any:
         raise HostError("BundleInvalid", part=part, detail=fault) from fault
 
 
-def _packages(opened: Opened) -> list[Installed]:
+def _converted(part: str, value: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as fault:
+        raise HostError("BundleInvalid", part=part, detail=fault) from fault
+
+
+def _sizes(report: Any) -> _Sizes:
+    return _Sizes() if report is None else _converted("size report", report, _Sizes)
+
+
+def _packages(opened: Opened, sizes: Mapping[str, int]) -> list[Installed]:
     bill = _document(opened, "bill of materials", opened.manifest.sbom)
-    sizes = _sizes(_document(opened, "size report", opened.manifest.sizes))
-    components = bill.get("components", ()) if isinstance(bill, Mapping) else ()
     found = []
-    for one in components:
-        if isinstance(one, Mapping) and one.get("type") != "operating-system" and one.get("name"):
-            name, version = str(one["name"]), str(one.get("version", ""))
-            found.append(Installed(name=name, version=version, size=sizes.get(name, 0)))
+    for one in _converted("bill of materials", bill, _Bill).components:
+        if one.type != _SYSTEM:
+            found.append(Installed(name=one.name, version=one.version, size=sizes.get(one.name, 0)))
     return sorted(found, key=lambda package: (package.name, package.version))
-
-
-def _sizes(report: Any) -> dict[str, int]:
-    """Bytes by package, from the size report's list of packages."""
-    rows = report.get("packages", ()) if isinstance(report, Mapping) else ()
-    if isinstance(rows, Mapping):
-        return {str(name): int(size) for name, size in rows.items() if isinstance(size, int)}
-    return {str(row["name"]): int(row[_SIZE]) for row in rows if isinstance(row, Mapping) and _SIZE in row}
 
 
 def _disk(path: Path) -> Inspection:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_PACKAGES = 15
+_PACKAGES, _PLACES = 15, 8
 
 
 @click.command(name="inspect", short_help="Show what an image holds.")
@@ -83,6 +83,10 @@ def _print(found: Inspection, all_packages: bool) -> None:
         ("PACKAGE", "VERSION", "SIZE"),
         [(one.name, one.version, size_said(one.size) if one.size else "") for one in largest],
     )
+    rest = sorted(found.unowned.items(), key=lambda one: -one[1])[:_PLACES]
+    _section("Of no package, the largest", ("PLACE", "SIZE"), [(name, size_said(size)) for name, size in rest])
+    removed = [(name, size_said(size)) for name, size in found.removed.items() if size]
+    _section("Taken out by slimming", ("WHAT", "SIZE"), removed)
     if inventory := found.inventory:
         _section(
             "Files that run with other rights",
