@@ -17,16 +17,18 @@ __all__ = ["initramfs_digest", "is_relevant"]
 
 _CANNOT_HOLD = tuple(
     PurePosixPath(path)
-    for path in ("etc", "var", "opt", "home", "root", "srv", "tmp", "run", "usr/local/share", "usr/share/doc")
-)
-_BUT = tuple(
-    f"etc/{name}"
-    for name in (
-        "initramfs-tools", "dracut*", "modprobe*", "modules*", "udev", "crypttab", "fstab", "mdadm*", "lvm",
-        "multipath*", "ld.so.conf*", "vconsole.conf", "locale.conf", "kernel", "plymouth",
-        "systemd/system.conf*", "systemd/journald.conf*", "cmdline.d",
+    for path in (
+        *("etc", "var", "opt", "home", "root", "srv", "tmp", "run"),
+        *("usr/local/share", "usr/share/doc", "usr/lib/hostplane"),
     )
-)  # fmt: skip
+)
+_BUT = (
+    *("etc/initramfs-tools", "etc/dracut*", "etc/cmdline.d", "etc/modprobe*", "etc/modules*", "etc/udev"),
+    *("etc/crypttab", "etc/fstab", "etc/mdadm*", "etc/lvm", "etc/multipath*", "etc/kernel", "etc/ld.so.conf*"),
+    *("etc/vconsole.conf", "etc/locale.conf", "etc/plymouth"),
+    *("etc/systemd/system.conf*", "etc/systemd/journald.conf*"),
+    "usr/lib/hostplane/mounts",  # the one of our own files that goes into it
+)
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 

@@ -1,7 +1,7 @@
 """The version of a stage's program: a digest of the modules it is made of, found by reading their import lines.
 
 So a change of the builder makes again what it touches and nothing else, and nobody has to remember a number. Imports
-inside functions count as well. What every stage shares (types, the log, errors) is left out: it decides no result.
+inside functions count as well, and so do the data files that a module names. What every stage shares (types, the log, errors) is left out: it decides no result.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _SHARED = frozenset(
 _IMPORT = re.compile(
     rb"^\s*(?:from\s+(hostplane[\w.]*)\s+import\s+(\([^)]*\)|[^\n#]*)|import\s+(hostplane[\w.]*))", re.M
 )
+_DATA = re.compile(rb"\bdata/[\w./-]+")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -39,11 +40,19 @@ def code_version(*modules: str) -> str:
         if name in seen or path is None or (name in _SHARED and name not in modules):
             continue
         seen[name] = path.read_bytes()
+        for data in _data(seen[name]):
+            seen[str(data.relative_to(_TOP))] = data.read_bytes()
         waiting += [found for found in _imports(seen[name]) if found.startswith(_ROOMS)]
     digest = hashlib.sha256()
     for name in sorted(seen):
         digest.update(f"{name} {hashlib.sha256(seen[name]).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def _data(source: bytes) -> list[Path]:
+    """The files that the module names as data/…, or all below a directory that it names so."""
+    places = {_TOP / "image" / name.decode().rstrip("./") for name in _DATA.findall(source)}
+    return sorted(path for place in places for path in [place, *place.rglob("*")] if path.is_file())
 
 
 def _source(name: str) -> Path | None:

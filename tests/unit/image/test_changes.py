@@ -25,6 +25,7 @@ from hostplane.image.changes import initramfs_digest, is_relevant
         "etc/lvm/lvm.conf",
         "usr/lib/firmware/a.bin",
         "usr/bin/mount",
+        "usr/lib/hostplane/mounts",
         "boot/vmlinuz-6.1",
         "usr/share/initramfs-tools/init",
         "lib64",
@@ -39,6 +40,8 @@ def test_it_can_hold(path: str) -> None:
     "path",
     [
         "etc/motd",
+        "usr/lib/hostplane/image.json",
+        "usr/lib/hostplane/mounts.conf",
         "etc/passwd",
         "etc/sysctl.d/50-image.conf",
         "etc/systemd/system/a.service",

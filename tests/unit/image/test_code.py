@@ -46,3 +46,16 @@ def test_an_edit_of_an_imported_module_changes_the_version(tmp_path: Path, monke
     code_version.cache_clear()
     assert seen[0] != seen[1]
     assert seen[1] == seen[2], "what all stages share decides no result"
+
+
+def test_a_data_file_that_a_module_names_is_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image/data/grub").mkdir(parents=True)
+    (tmp_path / "image/a.py").write_text('open("data/grub/grub.cfg")\n')
+    monkeypatch.setattr(code, "_TOP", tmp_path)
+    seen = set()
+    for text in ("one", "two"):
+        (tmp_path / "image/data/grub/grub.cfg").write_text(text)
+        code_version.cache_clear()
+        seen.add(code_version("hostplane.image.a"))
+    code_version.cache_clear()
+    assert len(seen) == 2

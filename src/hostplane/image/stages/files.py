@@ -146,9 +146,8 @@ def _write_kubernetes(recipe: Recipe, root: Path) -> None:
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(kubernetes.kubelet, program)
         program.chmod(0o755)
-        unit = resources.files("hostplane.image").joinpath(f"data/kubernetes/{_KUBELET_UNIT}")
         if not within(root, f"/usr/lib/systemd/system/{_KUBELET_UNIT}").exists():
-            _write(root, f"/usr/lib/systemd/system/{_KUBELET_UNIT}", unit.read_text("utf-8"))
+            _write(root, f"/usr/lib/systemd/system/{_KUBELET_UNIT}", _kubelet_unit())
         units.enable(root, _KUBELET_UNIT)
     if kubernetes.cni_plugins:
         source, target = Path(kubernetes.cni_plugins), within(root, _CNI)
@@ -164,6 +163,10 @@ def _write_kubernetes(recipe: Recipe, root: Path) -> None:
             (target / name).chmod(0o755)
         links = [f"L+ {_CNI_SHOWN}/{name} - - - - {_CNI}/{name}\n" for name in names]
         _write(root, "/usr/lib/tmpfiles.d/hostplane-cni.conf", f"d {_CNI_SHOWN} 0755 root root -\n" + "".join(links))
+
+
+def _kubelet_unit() -> str:
+    return resources.files("hostplane.image").joinpath(f"data/kubernetes/{_KUBELET_UNIT}").read_text("utf-8")
 
 
 def _unpack_flat(source: Path, target: Path) -> None:
