@@ -19,11 +19,16 @@ from hostplane.errors import HostplaneError, RecipeError
 from hostplane.image import engine, rpmdb
 from hostplane.image import lock as locks
 from hostplane.image.backends import Lock, dnf, rpms
+from hostplane.image.dnf import DATABASE
 from hostplane.image.process import Runner
 from hostplane.image.recipe import Backend, Packages, Recipe, Repository, StageName
+from hostplane.image.stage import Inputs
 from tests.image.rpm_distro import EPOCH, RELEASE, RpmDistro, small_repository, write_distro_file
 
-Build = Callable[..., Path]
+Build = Callable[[Recipe], Path]
+WHOLE = ("hello", "capable")
+SLIM: dict[str, Any] = {"defaults": False, "kernel": False}
+"""For questions that need no whole host."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +36,9 @@ def distro() -> RpmDistro:
     return small_repository()
 
 
-@pytest.fixture
-def profile(tmp_path: Path) -> Profile:
-    return load("openEuler", RELEASE, "x86_64", extra=[write_distro_file(tmp_path / "distros")])
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return load("openEuler", RELEASE, "x86_64", extra=[write_distro_file(tmp_path_factory.mktemp("distros"))])
 
 
 def _recipe(distro: RpmDistro, *, repository: dict[str, Any] | None = None, **packages: Any) -> Recipe:
@@ -49,21 +54,25 @@ def _recipe(distro: RpmDistro, *, repository: dict[str, Any] | None = None, **pa
     )
 
 
+def _build(recipe: Recipe, profile: Profile, store: Path) -> list[Path]:
+    """The trees of the bootstrap and the packages stage."""
+    wish = engine.Wish(until=StageName.PACKAGES)
+    out = store.parent / "out"
+    opened = engine.open_store(store)
+    built = engine.build(recipe, profile, store=opened, out=out, wish=wish, show=lambda event: None)
+    return [Path(row.layer) / "tree" for row in built.stages]
+
+
 @pytest.fixture
 def build(tmp_path: Path, profile: Profile) -> Build:
-    def run(recipe: Recipe, store: str = "store") -> Path:
-        """The layer of the packages stage."""
-        built = engine.build(
-            recipe,
-            profile,
-            store=engine.open_store(tmp_path / store),
-            out=tmp_path / "out",
-            wish=engine.Wish(until=StageName.PACKAGES),
-            show=lambda event: None,
-        )
-        return Path(built.stages[-1].layer) / "tree"
+    """build(recipe) -> the tree of its packages stage, in a store of the test's own."""
+    return lambda recipe: _build(recipe, profile, tmp_path / "store")[-1]
 
-    return run
+
+@pytest.fixture(scope="module")
+def whole(distro: RpmDistro, profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Both trees of a whole host, made once."""
+    return _build(_recipe(distro, include=WHOLE), profile, tmp_path_factory.mktemp("whole") / "store")
 
 
 def _names(tree: Path) -> set[str]:
@@ -71,9 +80,9 @@ def _names(tree: Path) -> set[str]:
 
 
 def test_a_root_has_the_packages_asked_for_and_its_database_answers_as_rpm_does(
-    distro: RpmDistro, build: Build, tmp_path: Path
+    whole: list[Path], tmp_path: Path
 ) -> None:
-    tree = build(_recipe(distro, include=("hello", "capable")))
+    tree = whole[-1]
     names = _names(tree)
     assert {"filesystem", "setup", "openEuler-release", "basesystem", "kernel", "shim", "hello", "capable"} <= names
     assert "weak" not in names, "a weak dependency is not asked for"
@@ -81,39 +90,42 @@ def test_a_root_has_the_packages_asked_for_and_its_database_answers_as_rpm_does(
     hello = next(package for package in rpmdb.installed(tree) if package.name == "hello")
     assert (hello.version, hello.arch, hello.licence, hello.supplier) == ("1:2.0-1", "noarch", "MIT", "Hostplane tests")
     assert (hello.source, hello.source_version) == ("hello", "2.0-1")
-    argv = ["rpm", "--define", f"_rpmlock_path {tmp_path}/lock", "--dbpath", str(tree / "usr/lib/sysimage/rpm"), "-qa"]
+    argv = ["rpm", "--define", f"_rpmlock_path {tmp_path}/lock", "--dbpath", str(tree / DATABASE), "-qa"]
     plain = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     assert sorted(plain) == sorted(f"{p.name}-{p.version.rpartition(':')[2]}.{p.arch}" for p in rpmdb.installed(tree))
     assert not any("gpg-pubkey" in line for line in plain)
 
 
-def test_nothing_of_the_build_stays_in_the_root(distro: RpmDistro, build: Build) -> None:
-    tree = build(_recipe(distro))
-    left = {str(path.relative_to(tree)) for path in tree.rglob("*")}
-    assert not {path for path in left if "dnf" in path or path.startswith("var/log/")}
-    assert "boot/initramfs-stand-in.img" not in left, "the boot stage makes the initramfs, once"
-    assert {path for path in left if path.startswith("usr/lib/sysimage/rpm/")} == {"usr/lib/sysimage/rpm/rpmdb.sqlite"}
-    assert (tree / "usr/lib/modules/5.10.0-stand-in/vmlinuz").exists()
+def test_nothing_of_the_build_stays_in_the_root(whole: list[Path]) -> None:
+    for tree in whole:
+        left = {str(path.relative_to(tree)) for path in tree.rglob("*")}
+        assert not {path for path in left if "dnf" in path or path.startswith(("var/log/", "run/", "dev/", "root/"))}
+        assert "boot/initramfs-stand-in.img" not in left, "the boot stage makes the initramfs, once"
+        assert {path for path in left if path.startswith(f"{DATABASE}/")} == {f"{DATABASE}/rpmdb.sqlite"}
+    assert (whole[-1] / "usr/lib/modules/5.10.0-stand-in/vmlinuz").exists()
 
 
-def test_the_database_is_found_where_every_rpm_looks_and_is_not_in_var(distro: RpmDistro, build: Build) -> None:
-    tree = build(_recipe(distro))
-    first = tree.parents[1] / next(  # the bootstrap layer holds the link
-        path.name for path in tree.parents[1].iterdir() if (path / "tree/var/lib/rpm").is_symlink()
-    )
-    assert os.readlink(first / "tree/var/lib/rpm") == "../../usr/lib/sysimage/rpm"
+def test_the_database_is_found_where_every_rpm_looks_and_is_not_in_var(whole: list[Path]) -> None:
+    assert os.readlink(whole[0] / "var/lib/rpm") == "../../usr/lib/sysimage/rpm"
 
 
-def test_two_builds_write_the_same_database(distro: RpmDistro, build: Build) -> None:
-    recipe = _recipe(distro, include=("hello",))
-    one, two = build(recipe, "one"), build(recipe, "two")
-    database = "usr/lib/sysimage/rpm/rpmdb.sqlite"
-    assert (one / database).read_bytes() == (two / database).read_bytes()
+def test_the_database_answers_where_nothing_can_be_written(whole: list[Path], tmp_path: Path) -> None:
+    """As on a booted host, whose root is mounted read-only."""
+    place = tmp_path / "place"
+    place.mkdir()
+    script = f"mount --bind -o ro {whole[-1] / DATABASE} {place} && exec rpm --dbpath {place} -q hello"
+    said = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert said.stdout.split() == ["hello-2.0-1.noarch"], said.stderr
 
 
-def test_a_file_capability_is_there(distro: RpmDistro, build: Build) -> None:
-    tree = build(_recipe(distro, include=("capable",)))
-    assert os.getxattr(tree / "usr/share/hello/two", "security.capability")
+def test_two_builds_write_the_same_database(distro: RpmDistro, build: Build, whole: list[Path]) -> None:
+    again = build(_recipe(distro, include=WHOLE))
+    database = f"{DATABASE}/rpmdb.sqlite"
+    assert (whole[-1] / database).read_bytes() == (again / database).read_bytes()
+
+
+def test_a_file_capability_is_there(whole: list[Path]) -> None:
+    assert os.getxattr(whole[-1] / "usr/share/hello/two", "security.capability")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +159,7 @@ def test_a_package_without_a_good_signature_is_refused_unless_the_check_is_off(
         good = Repository(name="good", url=str(distro.repository), key=str(distro.key))
         key = str(distro.key) if check else None
         bad = Repository(name="bad", url=str(distro.broken), key=key, check_signatures=check)
-        return _recipe(distro, repositories=(good, bad), include=(package,))
+        return _recipe(distro, repositories=(good, bad), include=(package,), **SLIM)
 
     with pytest.raises(HostplaneError) as caught:
         build(recipe(check=True))
@@ -157,7 +169,7 @@ def test_a_package_without_a_good_signature_is_refused_unless_the_check_is_off(
 
 
 def test_a_manager_is_kept_where_the_recipe_says_so(distro: RpmDistro, build: Build) -> None:
-    assert "dnf" in _names(build(_recipe(distro, include=("dnf",), keep_manager=True)))
+    assert "dnf" in _names(build(_recipe(distro, include=("dnf",), keep_manager=True, **SLIM)))
 
 
 def test_a_folder_of_rpms_needs_no_repository_and_its_key_is_named(
@@ -166,8 +178,10 @@ def test_a_folder_of_rpms_needs_no_repository_and_its_key_is_named(
     folder = tmp_path / "folder"
     shutil.copytree(distro.repository, folder, ignore=shutil.ignore_patterns("repodata"))
     place = {"url": str(folder)}
-    tree = build(_recipe(distro, repository=place, backend=Backend.RPMS, directory=str(folder), include=("hello",)))
-    assert {"hello", "kernel"} <= _names(tree)
+    tree = build(
+        _recipe(distro, repository=place, backend=Backend.RPMS, directory=str(folder), include=("hello",), **SLIM)
+    )
+    assert {"hello", "filesystem"} <= _names(tree)
     with pytest.raises(RecipeError) as caught:
         rpms.inputs_bootstrap(_recipe(distro, backend=Backend.RPMS, directory=str(folder)), profile)
     assert caught.value.name == "RpmsFolderUnchecked"
@@ -176,7 +190,7 @@ def test_a_folder_of_rpms_needs_no_repository_and_its_key_is_named(
 def test_a_changed_file_of_the_folder_changes_the_key_and_its_place_does_not(
     distro: RpmDistro, profile: Profile, tmp_path: Path
 ) -> None:
-    def inputs(folder: Path) -> object:
+    def inputs(folder: Path) -> Inputs:
         place = {"url": str(folder)}
         return rpms.inputs_bootstrap(
             _recipe(distro, repository=place, backend=Backend.RPMS, directory=str(folder)), profile
@@ -186,6 +200,7 @@ def test_a_changed_file_of_the_folder_changes_the_key_and_its_place_does_not(
     for folder in (one, two):
         shutil.copytree(distro.repository, folder, ignore=shutil.ignore_patterns("repodata"))
     before = inputs(one)
+    assert inputs(two) == before
     (two / "weak-1.0-1.noarch.rpm").unlink()
     assert inputs(two) != before
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from msgspec.structs import asdict
@@ -43,6 +43,7 @@ __all__ = [
 
 _IDLE = ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut")
 _NO_OP = "#!/bin/sh\nexit 0\n"
+_EMPTIED = ("etc/dnf/modules.d", "etc/dnf")
 _LEFTOVERS = (
     "etc/*-",
     "etc/dnf/modules.d/*",
@@ -252,6 +253,9 @@ def _tidy(root: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+    for name in _EMPTIED:
+        with suppress(OSError):  # not there, or a package's files are in it
+            (root / name).rmdir()
     machine_id = root / "etc/machine-id"
     if machine_id.is_file() and not machine_id.is_symlink():
         machine_id.write_bytes(b"")

@@ -28,7 +28,7 @@ def inputs_bootstrap(recipe: Recipe, profile: Profile) -> Inputs:
     """The release, every file of the folder, and how it is checked."""
     return {
         **dnf.inputs_bootstrap(replace(recipe, packages=replace(recipe.packages, repositories=())), profile),
-        "repositories": [dnf.identity(_declared(recipe, profile), profile)],
+        "repositories": [{**dnf.identity(_declared(recipe, profile), profile), "url": ""}],
         "files": sorted(sha256(path) for path in _folder(recipe).glob("*.rpm")),
     }
 
