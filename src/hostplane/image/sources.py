@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 __all__ = ["Source", "machine_sources", "os_release", "parse", "render"]
 
@@ -38,7 +39,7 @@ class Source(Struct, frozen=True, kw_only=True):
         if "@" not in parts.netloc:
             return self
         bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        return Source(url=bare, suites=self.suites, components=self.components, signed_by=self.signed_by)
+        return replace(self, url=bare)
 
 
 def render(sources: Iterable[Source]) -> str:
@@ -138,16 +139,5 @@ def machine_sources(distro: str, codename: str, machine: Path = Path("/")) -> li
         for source in parse(path.read_text(encoding="utf-8"), one_line=path.suffix == ".list"):
             suites = tuple(s for s in source.suites if s == codename or s.startswith(f"{codename}-"))
             if suites:
-                found.append(_with_suites(source, suites))
+                found.append(replace(source, suites=suites))
     return found
-
-
-def _with_suites(source: Source, suites: tuple[str, ...]) -> Source:
-    return Source(
-        url=source.url,
-        suites=suites,
-        components=source.components,
-        signed_by=source.signed_by,
-        trusted=source.trusted,
-        valid_until=source.valid_until,
-    )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
@@ -24,6 +24,7 @@ from hostplane.image.backends import Lock, Locked, Package
 from hostplane.image.dpkg import normalise, quiet
 from hostplane.image.mounts import MS_BIND, api_mounts, mount, umount
 from hostplane.image.recipe import Recipe, Repository
+from hostplane.image.rootpath import within
 from hostplane.image.sources import machine_sources, render
 from hostplane.image.stage import Inputs, Run, Work
 
@@ -122,8 +123,7 @@ def packages(work: Work) -> None:
         apt.call("--yes", "--no-download", *words, status=status, options=options, env=_environment(work))
     normalise(work.root, work.epoch)
     if work.recipe.packages.keep_manager:
-        target = work.root / "etc/apt/sources.list.d/image.sources"
-        target.write_text(render(source.public() for source in apt.sources), encoding="utf-8")
+        _leave_sources(apt, work.root)
 
 
 def lock(recipe: Recipe, profile: Profile, *, cache: Path, scratch: Path, run: Run) -> Lock:
@@ -203,8 +203,8 @@ def _index(apt: Apt, archives: Sequence[Archive]) -> None:
         lines = stanza.splitlines()
         digest = next(line.removeprefix("SHA256: ") for line in lines if line.startswith("SHA256: "))
         lines = [f"Filename: ./{files[digest]}" if line.startswith("Filename: ") else line for line in lines]
-        text.append("\n".join(lines) + "\n")
-    (apt.farm / "Packages").write_text("\n".join(text), encoding="utf-8")
+        text.append("\n".join(lines) + "\n\n")
+    (apt.farm / "Packages").write_text("".join(text), encoding="utf-8")
 
 
 def _environment(work: Work) -> dict[str, str]:
@@ -213,6 +213,20 @@ def _environment(work: Work) -> dict[str, str]:
         "DEBIAN_FRONTEND": "noninteractive",
         "DEBCONF_NONINTERACTIVE_SEEN": "true",
     }
+
+
+def _leave_sources(apt: Apt, root: Path) -> None:
+    """Sources for the manager that stays: without passwords, with the keys that the image does not have itself."""
+    left = []
+    for source in (each.public() for each in apt.sources):
+        key = Path(source.signed_by)
+        if source.signed_by and key.is_file() and not within(root, source.signed_by).is_file():
+            kept = within(root, f"/etc/apt/keyrings/{key.name}")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(key.read_bytes())
+            source = replace(source, signed_by=f"/etc/apt/keyrings/{key.name}")
+        left.append(source)
+    within(root, "/etc/apt/sources.list.d/image.sources").write_text(render(left), encoding="utf-8")
 
 
 @contextmanager
