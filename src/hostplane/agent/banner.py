@@ -107,20 +107,20 @@ def _ready() -> None:
         notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
 
 
-def show(host: HostRoot, seconds: float = _BOOT_SECONDS) -> str:
+def show(host: HostRoot, seconds: float = _BOOT_SECONDS, output: Callable[..., str] = _output) -> str:
     """Keep the line true until the boot is over, at most for `seconds`; gives the last one.
 
     Raises:
         OSError: it cannot be written.
     """
     deadline = time.monotonic() + seconds
-    facts = look(host)
+    facts = look(host, output)
     is_news = write(host, banner_line(facts))
     _ready()
     while facts.system in _STARTING and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        facts = look(host)
+        facts = look(host, output)
     line = banner_line(facts)
     if write(host, line) or is_news:
-        _output("agetty", "--reload")
+        output("agetty", "--reload")
     return line

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hostplane.distros.profile import Profile
-from hostplane.errors import ImageError
 from hostplane.image import agentapp
 from hostplane.image.recipe import Partition, Recipe
+from hostplane.image.rootpath import within
 from hostplane.image.stage import Inputs, Work
 
 __all__ = ["image_json", "inputs", "install", "remove_identity"]
@@ -87,7 +87,7 @@ def install(work: Work) -> None:
     """Write everything into `work.root`; safe to repeat. Nothing where the recipe wants no agent.
 
     Raises:
-        ImageError: HostFileMisplaced where a link of the root leads out of it.
+        ImageError: RootPathLoops.
         LocalError: VendoredLibraryMissing, in an installation without the agent's libraries.
     """
     recipe, profile, root = work.recipe, work.profile, work.root
@@ -106,7 +106,7 @@ def install(work: Work) -> None:
     _directory(root, f"{_LIBRARY}/keys", 0o755)
     if recipe.signing.trusted_keys:
         _write(root, f"{_LIBRARY}/keys/trusted.json", Path(recipe.signing.trusted_keys).read_bytes())
-    if not (root / _UNITS / "tmp.mount").exists():
+    if not within(root, f"{_UNITS}/tmp.mount").exists():
         _write(root, f"{_UNITS}/tmp.mount", _TMP_MOUNT.encode())
     for target, units in _ENABLED.items():
         for unit in units:
@@ -121,14 +121,14 @@ def install(work: Work) -> None:
 def remove_identity(root: Path, profile: Profile) -> None:
     """Take out of `root` what only one host may have; also for whoever adds files after `install`."""
     keys = [pattern for pattern in profile.identity if pattern.startswith("ssh/")]
-    for path in (found for pattern in keys for found in (root / "etc").glob(pattern)):
+    for path in [found for pattern in keys for found in within(root, "etc").glob(pattern)]:
         path.unlink()
     machine_id = _inside(root, "etc/machine-id")
     if machine_id.is_symlink():
         machine_id.unlink()
     machine_id.write_bytes(b"")  # kept as an empty file, so that it has a label where labels matter
     machine_id.chmod(0o444)
-    if (root / "var/lib/dbus").is_dir():
+    if within(root, "var/lib/dbus").is_dir():
         _link(root, "var/lib/dbus/machine-id", "/etc/machine-id")
 
 
@@ -141,12 +141,9 @@ def _fixed(profile: Profile) -> Iterator[tuple[str, bytes]]:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """`name` in `root`, its directory made; refused where a link leads out, since a root's links are its own."""
-    path = root / name
+    """`name` in `root`, its directory made; a link on the way means what it means in the running host."""
+    path = within(root, name, follow=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    real = root.resolve()
-    if not path.parent.resolve().is_relative_to(real):
-        raise ImageError("HostFileMisplaced", path=f"/{name}")
     return path
 
 
@@ -209,8 +206,8 @@ def _show_banner(root: Path) -> None:
 
     There /etc/issue becomes a file that the banner writes, what the image had in it at its head.
     """
-    agetty = next((root / name for name in _AGETTY if (root / name).is_file()), None)
-    issue = root / "etc/issue"
+    agetty = next((path for name in _AGETTY if (path := within(root, name)).is_file()), None)
+    issue = _inside(root, "etc/issue")
     if agetty is None or issue.is_symlink():
         return
     if _ISSUE_DIRECTORY in agetty.read_bytes():
