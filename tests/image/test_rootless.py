@@ -92,7 +92,7 @@ def test_the_same_recipe_gives_root_and_user_the_same_bytes(tiny: Tiny, user: st
 
 
 def test_a_user_without_subordinate_ids_is_told_how_to_get_some(tiny: Tiny) -> None:
-    with pytest.raises(AssertionError, match="HP-8090.*no range of 65536 subordinate ids"):
+    with pytest.raises(AssertionError, match=r"HP-8090.*no range of 65536 subordinate ids"):
         run(tiny, "nobody", *tiny.command()[4:])
 
 

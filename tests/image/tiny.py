@@ -68,7 +68,7 @@ class Tiny:
         shutil.copy(program, root / "bin/busybox")
         for name in ("sh", "cat", "ls", "sleep", "touch", "id", "mount", "env", "chown", "mkdir", "rm"):
             (root / "bin" / name).symlink_to("busybox")
-        (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+        (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\n")
         (root / "etc/group").write_text("root:x:0:\n")
         (root / "usr/lib/os-release").write_text('ID=debian\nVERSION_ID="12"\nPRETTY_NAME="tiny"\n')
         self.write()

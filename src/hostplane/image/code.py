@@ -1,7 +1,8 @@
 """The version of a stage's program: a digest of the modules it is made of, found by reading their import lines.
 
 So a change of the builder makes again what it touches and nothing else, and nobody has to remember a number. Imports
-inside functions count as well, and so do the data files that a module names. What every stage shares (types, the log, errors) is left out: it decides no result.
+inside functions count as well, and so do the data files that a module names. What every stage shares (types, the log,
+errors) is left out: it decides no result.
 """
 
 from __future__ import annotations
