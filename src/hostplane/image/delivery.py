@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -45,6 +47,12 @@ class _Stamp(Struct, frozen=True, kw_only=True):
 def deliver(source: Path, target: Path, key: str) -> list[Delivered]:
     """Put the tree `source`, the result of `key`, into `target`; touches nothing when it is there already."""
     target.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        _deliver(source, target, key)
+    return [_account(source / name, target / name) for name in sorted(os.listdir(source))]
+
+
+def _deliver(source: Path, target: Path, key: str) -> None:
     last = _last(target)
     if last is None or last.key != key or not all(_is_as(target / name, said) for name, said in last.files.items()):
         files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
@@ -55,13 +63,25 @@ def deliver(source: Path, target: Path, key: str) -> list[Delivered]:
         for gone in sorted(set(last.files if last else ()) - set(stamp.files), reverse=True):
             _drop(target, target / gone)
         (target / _STAMP).write_bytes(msgspec.json.encode(stamp))
-    return [_account(source / name, target / name) for name in sorted(os.listdir(source))]
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Two builds do not deliver to one place at the same time."""
+    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _put(source: Path, target: Path) -> None:
     if target.parent.is_symlink() or (target.is_dir() and not target.is_symlink()):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}-????????"):  # by a build that was killed
+        left.unlink()
     fresh = target.with_name(f".{target.name}-{token_hex(4)}")
     try:
         if source.suffix in _CHANGES_IN_USE or not _linked(source, fresh):

@@ -26,6 +26,7 @@ from hostplane.image import keys, namespace
 from hostplane.image.code import code_version
 from hostplane.image.delivery import Delivered, deliver
 from hostplane.image.keys import Made
+from hostplane.image.process import Redactor
 from hostplane.image.progress import Event
 from hostplane.image.recipe import Recipe, StageName
 from hostplane.image.stages import STAGES, stage_for
@@ -185,7 +186,7 @@ class _Build:
         return Made(
             stage=stage,
             code=code_version(f"hostplane.image.stages.{stage.value}", "hostplane.image.changes"),
-            inputs=msgspec.to_builtins(inputs, str_keys=True),
+            inputs=_public(inputs),
             before=below,
         )
 
@@ -290,6 +291,12 @@ def _remove_in_namespace(paths: list[Path]) -> None:
         msgspec.json.encode(Removal(paths=[str(path) for path in paths])), stderr=subprocess.DEVNULL
     )
     process.communicate()
+
+
+def _public(inputs: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has them, and without a password that an address may carry: inputs are written down."""
+    public: dict[str, Any] = msgspec.json.decode(Redactor()(msgspec.json.encode(inputs)))
+    return public
 
 
 def _tail(log: Path) -> list[str]:

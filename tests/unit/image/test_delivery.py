@@ -65,3 +65,11 @@ def test_a_directory_in_the_way_is_refused(tmp_path: Path, source: Path) -> None
     (target / "disk.raw").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         deliver(source, target, "k")
+
+
+def test_what_a_killed_delivery_left_half_done_goes(tmp_path: Path, source: Path) -> None:
+    target = tmp_path / "build"
+    target.mkdir()
+    (target / ".disk.raw-0badcafe").write_text("half")
+    deliver(source, target, "k")
+    assert sorted(path.name for path in target.iterdir()) == [".hostplane-build.json", "bundle", "disk.raw"]
