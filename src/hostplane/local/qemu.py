@@ -292,7 +292,7 @@ class Machine:
         name, cache = f"disk{number}", "writeback"
         if self._overlay:
             disk, cache = make_overlay(disk, directory / f"{name}.qcow2"), "unsafe"  # nobody reads it afterwards
-        device = _BUSES[self._bus].format(id=name, number=number) + f",bootindex={number}"
+        device = _BUSES[self._bus].format(id=name, number=number) + f",id={name}-device,bootindex={number}"
         drive = f"if=none,id={name},format={_format(disk)},cache={cache},discard=unmap,file={_quoted(disk)}"
         return ["-drive", drive, "-device", device]
 
