@@ -76,6 +76,16 @@ _NAMES = (
 """What openEuler's data asks for by name, beside what the tree itself gives."""
 
 
+_FORGETFUL = """#!/bin/sh
+# An rpm that finds nothing in a database that it has not written itself, as one that reads another kind.
+case "$*" in
+*--justdb*) touch /var/lib/rpm-has-written ;;
+esac
+[ -e /var/lib/rpm-has-written ] || exit 0
+exec /usr/bin/rpm-real "$@"
+"""
+
+
 class RpmDistro(Struct, frozen=True, kw_only=True):
     """Where it lies."""
 
@@ -232,6 +242,11 @@ def _extras(builder: _Builder) -> None:
     builder.package("capable", root=tree, files=two)
     for name in ("unsigned", "foreign"):
         builder.package(name, root=tree, files='"/usr/share/hello/one"\n', into=builder.broken, arch="noarch")
+    forgetful = tree / "usr/bin/rpm-forgetful"
+    forgetful.write_text(_FORGETFUL, encoding="utf-8")
+    swap = "%posttrans\nmv /usr/bin/rpm /usr/bin/rpm-real\nmv /usr/bin/rpm-forgetful /usr/bin/rpm\n"
+    line = '%attr(0755,root,root) "/usr/bin/rpm-forgetful"\n'
+    builder.package("old-rpm", root=tree, files=line, arch="noarch", scripts=swap, head=["Requires: basesystem"])
     builder.package("needy", root=tree, files='"/usr/share/hello/one"\n', arch="noarch", head=["Requires: absent"])
     failing = "%pre\nexit 3\n"
     builder.package("impatient", root=tree, files='"/usr/share/hello/one"\n', arch="noarch", scripts=failing)

@@ -21,6 +21,7 @@ import pytest
 from hostplane.distros import load
 from hostplane.errors import HostplaneError
 from hostplane.image import engine, rpmdb, rpmkeys
+from hostplane.image.dnf import Dnf
 from hostplane.image.recipe import Packages, Recipe, Repository, StageName
 from tests.image.rpm_distro import EPOCH, RELEASE, RpmDistro, small_repository, write_distro_file
 
@@ -122,6 +123,31 @@ def build(tmp_path: Path) -> Build:
         return Path(built.stages[-1].layer) / "tree"
 
     return run
+
+
+def test_a_manager_that_stays_knows_its_repositories_and_no_secret(
+    distro: RpmDistro, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIRROR_PASSWORD", PASSWORD)
+    profile = load("openEuler", RELEASE, "x86_64", extra=[write_distro_file(tmp_path / "distros")])
+    url = "https://mirror.invalid/$release/$arch"
+    mirror = Repository(name="mirror", url=url, key=str(distro.key), username="user", password_env="MIRROR_PASSWORD")
+    recipe = Recipe(name="access", version="1", distro="openEuler", release=RELEASE)
+    local = Repository(name="dvd", url=str(distro.repository), check_signatures=False)
+
+    def run(*_: Any, **__: Any) -> bytes:
+        raise AssertionError("nothing is called")
+
+    dnf = Dnf(recipe, profile, [mirror, local], cache=tmp_path / "cache", scratch=tmp_path / "scratch", run=run)
+    dnf.leave_repositories(tmp_path / "root")
+    said = (tmp_path / "root/etc/yum.repos.d/image.repo").read_text(encoding="utf-8")
+    assert "baseurl=https://mirror.invalid/22.03-LTS-SP3/x86_64\ngpgcheck=1" in said
+    assert "gpgkey=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-mirror-0" in said
+    assert (tmp_path / "root/etc/pki/rpm-gpg/RPM-GPG-KEY-mirror-0").read_bytes() == distro.key.read_bytes()
+    assert not any(secret in said for secret in (PASSWORD, "user", str(tmp_path), "dvd"))
+    config = tmp_path / "scratch/dnf/etc/dnf.conf"
+    assert PASSWORD in config.read_text(encoding="utf-8")
+    assert config.stat().st_mode & 0o777 == 0o600
 
 
 def _repository(distro: RpmDistro, pki: Path, url: str, **more: Any) -> Repository:

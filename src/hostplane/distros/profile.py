@@ -67,8 +67,6 @@ class Profile(Struct, frozen=True, kw_only=True):
     release_package: str
     platform: str = ""
     """rpm only: PLATFORM_ID of os-release, which picks module streams before os-release exists: platform:el9."""
-    rpm_database: str = "sqlite"
-    """rpm only: the kind of database the release's own rpm reads: sqlite, ndb or bdb."""
     ext4_features: tuple[str, ...]
     """What follows mke2fs -O for a file system its kernel and GRUB can read: "^metadata_csum_seed"…"""
     boot_ext4_features: tuple[str, ...]

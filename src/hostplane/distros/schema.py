@@ -92,7 +92,6 @@ class Facts(_Table, frozen=True, kw_only=True):
     codename: str = ""
     backend: Literal["dnf", "deb"]
     platform: str = ""
-    rpm_database: Literal["sqlite", "ndb", "bdb"] = "sqlite"
     initramfs: Literal["dracut", "initramfs-tools"]
     selinux: bool
     identity: Annotated[tuple[Annotated[str, Meta(pattern=r"^[^/\s][^\s]*$")], ...], Meta(min_length=1)]
@@ -141,7 +140,6 @@ class Facts(_Table, frozen=True, kw_only=True):
             manager_packages=self.packages.manager,
             release_package=self.packages.release,
             platform=self.platform,
-            rpm_database=self.rpm_database,
             ext4_features=self.filesystems.ext4,
             boot_ext4_features=self.filesystems.boot_ext4,
             xfs_options=self.filesystems.xfs,

@@ -97,9 +97,10 @@ class Dnf:
         for name in ("cache", "etc", "keys", "log", "vars"):
             (self._home / name).mkdir(parents=True, exist_ok=True)
         (self._home / ".rpmmacros").write_text(_MACROS, encoding="utf-8")
-        keys = {each.name: rpmkeys.collect(each, profile, self._home / "keys") for each in repos}
+        self._repos = list(repos)
+        self._keys = {each.name: rpmkeys.collect(each, profile, self._home / "keys") for each in repos}
         only = [_spec(p.name, p.version, p.arch) for p in locked.packages] if locked else []
-        text = [self._main(recipe), *(self._repository(each, keys[each.name], only) for each in repos)]
+        text = [self._main(recipe), *(self._repository(each, only) for each in repos)]
         config = self._home / "etc/dnf.conf"
         config.touch(mode=0o600)
         config.write_text("\n".join(text), encoding="utf-8")
@@ -175,7 +176,11 @@ class Dnf:
     def files(self) -> list[Path]:
         """Every package file at hand: downloaded by this build or an earlier one, or in a local repository."""
         found = sorted((self._home / "cache").glob("*/packages/*.rpm"))
-        return found + [path for each in self._local for path in sorted(each.rglob("*.rpm"))]
+        for each in self._repos:
+            scheme, _, path = address(each.url, self._profile).partition("://")
+            if scheme == "file":
+                found += sorted(Path(path).rglob("*.rpm"))
+        return found
 
     def _planned(self) -> list[Locked]:
         """What dnf resolved to, from its own log: the table that it prints is cut to the terminal's width."""
@@ -183,10 +188,25 @@ class Dnf:
         found = sorted(set(_PLANNED.findall(log)))
         return [Locked(name=name, version=version, arch=arch) for name, arch, version in found]
 
-    @property
-    def _local(self) -> list[Path]:
-        text = (self._home / "etc/dnf.conf").read_text(encoding="utf-8")
-        return [Path(line.removeprefix("baseurl=file://")) for line in re.findall(r"^baseurl=file://.*$", text, re.M)]
+    def leave_repositories(self, root: Path) -> None:
+        """Tell the manager that stays in `root` where its packages come from: no secret, no path of this machine."""
+        keys = root / "etc/pki/rpm-gpg"
+        lines = []
+        for each in self._repos:
+            url = address(each.url, self._profile)
+            if url.startswith("file:"):
+                continue
+            lines += [f"[{each.name}]", f"name={each.name}", f"baseurl={url}", f"gpgcheck={int(each.check_signatures)}"]
+            for number, path in enumerate(self._keys[each.name]):
+                inner = keys / f"RPM-GPG-KEY-{each.name}-{number}"
+                inner.parent.mkdir(parents=True, exist_ok=True)
+                inner.write_bytes(path.read_bytes())
+                lines.append(f"gpgkey=file:///{inner.relative_to(root)}")
+            lines.append("")
+        if lines:
+            place = root / "etc/yum.repos.d/image.repo"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("\n".join(lines), encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
         """What makes rpm use this configuration and no other."""
@@ -227,13 +247,13 @@ class Dnf:
         lines.append(f"excludepkgs={','.join(sorted(left_out))}")
         return "\n".join([*lines, ""])
 
-    def _repository(self, each: Repository, keys: Sequence[Path], only: Sequence[str]) -> str:
+    def _repository(self, each: Repository, only: Sequence[str]) -> str:
         facts: dict[str, object] = {
             "name": each.name,
             "baseurl": address(each.url, self._profile),
             "enabled": 1,
             "gpgcheck": int(each.check_signatures),
-            "gpgkey": " ".join(f"file://{path}" for path in keys),
+            "gpgkey": " ".join(f"file://{path}" for path in self._keys[each.name]),
             "sslverify": 1,
             "sslcacert": each.ca,
             "sslclientcert": each.client_certificate,

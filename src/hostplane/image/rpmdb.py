@@ -102,13 +102,15 @@ def _rpm(place: Path, *words: str) -> str:
 
 
 def seal(root: Path, epoch: int) -> None:
-    """Bring a database that was just written into its final form; does nothing to one that is not SQLite.
+    """Bring a database that was just written into its final form; of one that is not SQLite only locks are removed.
 
     Raises:
         ImageError: as `installed`.
     """
     place = database(root)
     if not (place / _FILE).exists():
+        for left in (*place.glob("__db.*"), *place.glob(".*.lock")):  # Berkeley DB's: of processes, not of packages
+            left.unlink()
         return
     with tempfile.TemporaryDirectory(prefix="hp-rpmdb-") as scratch:  # rpm renames directories: no overlay allows it
         copy = Path(scratch, "db")

@@ -77,7 +77,7 @@ def wanted(recipe: Recipe, profile: Profile) -> list[str]:
 def inputs_bootstrap(recipe: Recipe, profile: Profile) -> Inputs:
     """The release, where it comes from, and the lock."""
     return {
-        "distro": [profile.id, profile.release, profile.arch, profile.platform, profile.rpm_database],
+        "distro": [profile.id, profile.release, profile.arch, profile.platform],
         "packages": list(profile.bootstrap_packages),
         "repositories": [identity(each, profile) for each in repositories(recipe, profile)],
         "lock": locks.digest(recipe.packages.lock),
@@ -147,10 +147,14 @@ def fill(work: Work, repos: Sequence[Repository], *, first: bool) -> None:
             if kernel:
                 with _idle(root, work.scratch):
                     dnf.install(root, kernel)
-    if not first and profile.rpm_database != "sqlite":
+    if not first and not _own_rpm_reads(work):
         _rewrite(work, dnf)
+        if not _own_rpm_reads(work):
+            raise ImageError("RpmDatabaseForeign")
     rpmdb.seal(root, work.epoch)
     _tidy(root)
+    if not first and recipe.packages.keep_manager:
+        dnf.leave_repositories(root)
 
 
 def lock(recipe: Recipe, profile: Profile, *, cache: Path, scratch: Path, run: Run) -> Lock:
@@ -223,8 +227,23 @@ def _idle(root: Path, scratch: Path) -> Iterator[None]:
         yield
 
 
+def _own_rpm_reads(work: Work) -> bool:
+    """Whether the rpm of the root itself finds every package; true where it has none."""
+    if not (work.root / "usr/bin/rpm").exists():
+        return True
+    want = sorted(each.name for each in rpmdb.installed(work.root))
+    try:
+        said = work.run(["rpm", "--dbpath", f"/{DATABASE}", "-qa", "--qf", "%{NAME}\\n"], chroot=True)
+    except ImageError as error:
+        if error.name != "ToolFailed":
+            raise
+        return False
+    return sorted(name for name in said.decode().split() if name != "gpg-pubkey") == want
+
+
 def _rewrite(work: Work, dnf: Dnf) -> None:
-    """Let the target's own rpm make the database in the kind it reads, from the headers of the same package files."""
+    """Let the root's own rpm make the database in the kind it reads, from the headers of the same package files."""
+    work.log("the image's own rpm does not read the database; it is rewritten by it")
     root, place = work.root, work.root / DATABASE
     names = {f"{each.name}-{each.version.rpartition(':')[2]}.{each.arch}.rpm" for each in rpmdb.installed(root)}
     files = {path.name: path for path in dnf.files() if path.name in names}
