@@ -40,6 +40,7 @@ def booted(out: Path) -> Path:
     (out / "esp/EFI/BOOT").mkdir(parents=True)
     (out / "esp/EFI/BOOT/BOOTX64.EFI").write_bytes(b"MZ" * 100_000)
     (out / "vmlinuz").write_bytes(hashlib.shake_256(b"kernel").digest(6 << 20))
+    (out / "boot.json").write_text('{"kernel": "6.1.0-test"}')
     (out / "initrd.img").write_bytes(b"initramfs\n" * 500_000)
     modules = ("biosdisk", "part_gpt", "ext2", "normal", "loadenv", "test")
     core = ["grub-mkimage", "-O", "i386-pc", "-o", str(out / "core.img"), "-p", "(,gpt3)/grub", *modules]

@@ -192,6 +192,7 @@ def test_the_report_has_sizes_digests_room_and_times(done: Sealing) -> None:
     assert report["bundle"]["digest"].startswith("sha256:")
     assert set(report["seconds"]) == {"disk.raw", "disk.qcow2", "root.tar", "os.tar", "bundle"}
     assert report["evidence"]["level"]
+    assert report["kernel"] == "6.1.0-test"
 
 
 def test_two_disk_sizes_share_their_images_and_cost_the_same(

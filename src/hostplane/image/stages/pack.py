@@ -145,6 +145,7 @@ def _bundle(packing: _Packing) -> None:
         packing.seal,
         created=work.epoch,
         packages={each["name"]: each["version"] for each in packages},
+        facts={"kernel": packing.seal["kernel"]} if packing.seal["kernel"] else {},
     )
     with packing.timed("bundle") as path:
         packing.bundle = bundle.write(
@@ -175,6 +176,7 @@ def _report(packing: _Packing, plan: layout.Layout) -> dict[str, Any]:
         "release": work.profile.release,
         "arch": recipe.arch,
         "epoch": work.epoch,
+        "kernel": seal["kernel"],
         "images": {name: seal[name] for name in ("root", "boot")},
         "disk": {
             "size": plan.size,

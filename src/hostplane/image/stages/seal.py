@@ -69,6 +69,7 @@ def run(work: Work) -> None:
         "distro": work.profile.id,
         "release": work.profile.release,
         "arch": recipe.arch,
+        "kernel": _kernel(work),
         "root": {"fs": recipe.disk.fs, "size": (out / "root.img").stat().st_size, "verity": sealed},
     }
     _boot_image(work, out / "slot-boot.img", about, sealed)
@@ -82,11 +83,18 @@ def run(work: Work) -> None:
     _reports(work)
     seal = {
         "schema": "1.0",
+        "kernel": about["kernel"],
         "root": {**facts["root"], "fs": recipe.disk.fs, "verity": sealed},
         "boot": {**facts["boot"], "fs": "ext4"},
         "warnings": [{"code": each.code, "text": each.text, "remedy": each.remedy} for each in warnings],
     }
     (out / "seal.json").write_bytes(json.format(json.encode(seal), indent=1) + b"\n")
+
+
+def _kernel(work: Work) -> str | None:
+    """The kernel's version; None where the root has none."""
+    said = work.earlier[StageName.BOOT] / "boot.json"
+    return str(json.decode(said.read_bytes())["kernel"]) if said.is_file() else None
 
 
 def _sha256(path: Path) -> str:
