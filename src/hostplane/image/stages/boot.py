@@ -1,4 +1,4 @@
-"""What a slot boots: the kernel, its initramfs, and the loader's programs for both firmwares. The root keeps none of it.
+"""What a slot boots: kernel, initramfs, and the loader's programs for both firmwares. The root keeps none of it.
 
 The initramfs is made once, here, for any machine and not for the building one, and is left uncompressed where BOOT-x
 has the room: then an upgrade moves the few blocks that differ (host-mechanics: 10 MB of patch against 35). It is the
@@ -51,7 +51,8 @@ def run(work: Work) -> None:
     """Write `out`.
 
     Raises:
-        ImageError: KernelWithoutModules, InitramfsToolMissing, BootTooSmall, GrubMissing, GrubModuleMissing, ToolFailed.
+        ImageError: KernelWithoutModules, InitramfsToolMissing, BootTooSmall, GrubMissing, GrubModuleMissing,
+            ToolFailed.
     """
     found = kernels(work.root)
     if not found:
@@ -79,7 +80,7 @@ def kernels(root: Path) -> list[tuple[str, Path]]:
     Raises:
         ImageError: KernelWithoutModules when there are kernels, and none has modules.
     """
-    held = {}
+    held: dict[str, Path] = {}
     bare = []
     for version, path in _kernel_files(root):
         if any((root / place / version).is_dir() for place in _MODULES):
@@ -154,13 +155,10 @@ def _fit(work: Work, made: Path) -> bool:
     with made.open("rb") as raw, target.open("wb") as out, gzip.GzipFile("", "wb", 9, out, mtime=0) as packer:
         shutil.copyfileobj(raw, packer, 1 << 20)
     packed = target.stat().st_size
-    work.log(
-        f"BOOT holds {room >> 20} MiB to be filled: the initramfs of {size >> 20} MiB is compressed to {packed >> 20}"
-    )
+    work.log(f"the initramfs of {size >> 20} MiB is compressed to {packed >> 20}: BOOT may hold {room >> 20}")
     if kernel + packed > room:
-        raise ImageError(
-            "BootTooSmall", boot=work.recipe.disk.boot_mib, need=(int((kernel + packed) / _ROOM) >> 20) + 1
-        )
+        need = (int((kernel + packed) / _ROOM) >> 20) + 1
+        raise ImageError("BootTooSmall", boot=work.recipe.disk.boot_mib, need=need)
     return True
 
 
