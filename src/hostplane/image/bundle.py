@@ -35,6 +35,7 @@ from hostplane.agent.bundle.manifest import (
     parse_metadata,
 )
 from hostplane.distros.profile import Profile
+from hostplane.image import framecache
 from hostplane.image.framebase import Base
 from hostplane.image.frames import Coding, Packed, pack
 from hostplane.image.ocilayout import OCI_ARCH, Layout, bundle_descriptor, canonical, open_bundle, replaced_directory
@@ -193,6 +194,8 @@ def write(
                 layers.append(layout.copy(path, media_type))
         manifest = _manifest(layout, metadata, layers)
         layout.point(manifest, _ref(metadata.version), None)
+    if cache is not None:
+        framecache.trim(cache)
     return BundleInfo(
         path=dest,
         digest=manifest["digest"],

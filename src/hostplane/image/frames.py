@@ -40,6 +40,7 @@ from hostplane.agent.bundle.blockindex import (
 from hostplane.agent.bundle.limits import BLOCK, CHUNK_RECORDS, MAX_FRAME_RAW, MAX_FRAMES, MAX_IMAGE
 from hostplane.agent.bundle.manifest import SCHEMA
 from hostplane.errors import ImageError
+from hostplane.image import framecache
 from hostplane.image.framebase import Base
 
 __all__ = ["Coding", "Packed", "Packer", "encode_frame", "pack"]
@@ -49,7 +50,6 @@ _ZERO_BLOCK = bytes(BLOCK)
 _ZERO_READ = bytes(_READ)
 _NOWHERE = 0xFFFFFFFF
 _DEFLATE_LEVEL, _XZ_PRESET, _ZSTD_LEVEL = 6, 1, 12
-_SUM = hashlib.sha256().digest_size
 
 
 class Coding(Struct, frozen=True, kw_only=True):
@@ -123,38 +123,14 @@ def _zstd(raw: bytes) -> bytes:
 def _make(raw: bytes, coding: Coding) -> _Made:
     """A frame's record and stored bytes, from the cache where it has them intact."""
     content = hashlib.sha256(raw).digest()
-    shelf = None if coding.cache is None else coding.cache / coding.recipe / content.hex()[:2]
-    if shelf is not None and (kept := _from_cache(shelf / content.hex(), len(raw))) is not None:
-        codec, stored, is_cached = *kept, True
-    else:
-        codec, stored = encode_frame(raw, coding)
-        is_cached = False
-        if shelf is not None:
-            _into_cache(shelf, content.hex(), codec, stored)
+    name = content.hex()
+    place = None if coding.cache is None else coding.cache / coding.recipe / name[:2] / name
+    kept = None if place is None else framecache.take(place, len(raw))
+    codec, stored = kept or encode_frame(raw, coding)
+    if place is not None and kept is None:
+        framecache.put(place, codec, stored)
+    is_cached = kept is not None
     return _Made(FRAME.pack(codec, len(raw), len(stored), content, hashlib.sha256(stored).digest()), stored, is_cached)
-
-
-def _from_cache(path: Path, size: int) -> tuple[int, bytes] | None:
-    try:
-        kept = path.read_bytes()
-        os.utime(path)  # what is in use is the last to be thrown away
-    except OSError:
-        return None
-    codec, checksum, stored = kept[:1], kept[1 : 1 + _SUM], kept[1 + _SUM :]
-    if len(kept) <= 1 + _SUM or len(stored) > size or hashlib.sha256(codec + stored).digest() != checksum:
-        return None
-    return codec[0], stored
-
-
-def _into_cache(shelf: Path, name: str, codec: int, stored: bytes) -> None:
-    shelf.mkdir(parents=True, exist_ok=True)
-    fresh = shelf / f".{name}.{os.getpid()}"
-    head = bytes((codec,))
-    try:
-        fresh.write_bytes(head + hashlib.sha256(head + stored).digest() + stored)
-        fresh.replace(shelf / name)
-    except OSError:  # a full disk costs the next build time, not this one its success
-        fresh.unlink(missing_ok=True)
 
 
 class Packer:

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _BUNDLE = "bundle"
+_DISK = "disk.raw"
 _SYSTEM = "operating-system"
 
 T = TypeVar("T")
@@ -190,6 +191,8 @@ def inspect(path: Path, *, trust: Path | None = None, now: float | None = None, 
         raise ImageError("InspectNothing", path=path)
     if path.is_file():
         return _disk(path)
+    if not (path / _BUNDLE).is_dir() and (path / _DISK).is_file():
+        return _disk(path / _DISK)
     return _bundle(bundle_of(path), trust, time.time() if now is None else now, verified)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hostplane.agent.bundle.blockindex import CODECS, HASH, BlockIndex
+from hostplane.agent.bundle.blockindex import (
+    CHUNK_HEAD,
+    CODECS,
+    COPY,
+    EXTENT,
+    FETCH,
+    FRAME,
+    HASH,
+    HEADER,
+    MAGIC,
+    ZERO,
+    BlockIndex,
+    transpose,
+)
 from hostplane.agent.bundle.limits import BLOCK
 from hostplane.agent.bundle.manifest import is_reachable
 from hostplane.errors import HostError, HostplaneError, ImageError
-from hostplane.image import frames
+from hostplane.image import framecache, frames
 from hostplane.image.ocilayout import Opened, open_bundle
-from hostplane.image.unpack import read_image, verify
+from hostplane.image.unpack import NOWHERE, places, read_image, verify
 from tests.unit.image import bundle_play as play
 
 IMAGES = st.lists(st.integers(-20, 40) | st.just(0), min_size=1, max_size=120)
@@ -91,6 +107,18 @@ def test_a_damaged_cache_is_not_believed(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
     second = play.write(tmp_path / "b", ROOT, cache=tmp_path / "cache")
     assert (second.digest, second.images["root"].cached) == (first.digest, 0)
+
+
+def test_the_cache_forgets_what_was_not_used_for_the_longest_time(tmp_path: Path) -> None:
+    for at in range(10):
+        path = tmp_path / "shelf" / str(at)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (at, at))
+    framecache.trim(tmp_path, 1000)
+    assert len(list(path.parent.iterdir())) == 10
+    framecache.trim(tmp_path, 800)
+    assert sorted(int(path.name) for path in path.parent.iterdir()) == [4, 5, 6, 7, 8, 9]
 
 
 def test_building_upon_itself_changes_nothing(tmp_path: Path) -> None:
@@ -186,6 +214,17 @@ def parts(opened: Opened) -> dict[str, Path]:
         "manifest": opened.layout.path(opened.manifest.digest),
         "config": opened.path(opened.manifest.config),
     }
+
+
+def test_blocks_copied_within_an_image_are_where_their_originals_are() -> None:
+    extents = [(FETCH, 2, 5), (ZERO, 1, 0), (COPY, 1, 1), (COPY, 2, 0)]
+    records = b"".join(EXTENT.pack(*one) for one in extents)
+    stored = zlib.compress(transpose(records, EXTENT.size))
+    chunk = CHUNK_HEAD.pack(len(extents), len(stored)) + stored
+    table = FRAME.pack(0, 7 * BLOCK, 7 * BLOCK, bytes(32), bytes(32))
+    head = HEADER.pack(MAGIC, 1, 0, BLOCK, 6 * BLOCK, bytes(32), 1, len(extents), 0, 0, len(chunk), 0)
+    reader = BlockIndex(io.BytesIO(head + table + chunk).read, len(head + table + chunk))
+    assert list(places(reader)) == [5, 6, NOWHERE, 6, 5, 6]
 
 
 def refused(directory: Path) -> None:
