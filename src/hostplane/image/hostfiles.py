@@ -111,6 +111,8 @@ def install(work: Work) -> None:
     for target, units in _ENABLED.items():
         for unit in units:
             _link(root, f"{_UNITS}/{target}.wants/{unit}", f"../{unit}")
+    # Partitions are found by name on the root's own disk; nobody else mounts any by guessing from its type.
+    _link(root, "etc/systemd/system-generators/systemd-gpt-auto-generator", "/dev/null")
     for partition in recipe.disk.partitions:
         if partition.mount:
             _mount_partition(root, partition, partition.mount)

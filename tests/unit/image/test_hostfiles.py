@@ -93,6 +93,12 @@ def test_every_mount_point_is_there_and_a_distributions_link_stays(root: Path) -
     assert (root / "boot/hostplane").is_dir()
 
 
+def test_no_generator_mounts_partitions_by_their_type(root: Path) -> None:
+    """The ESP would appear at /boot, above the boot state."""
+    hostfiles.install(work_for(root))
+    assert (root / "etc/systemd/system-generators/systemd-gpt-auto-generator").readlink() == Path("/dev/null")
+
+
 def test_nothing_that_makes_a_host_that_host_stays(root: Path) -> None:
     (root / "etc/ssh").mkdir(parents=True)
     (root / "var/lib/dbus").mkdir(parents=True)
