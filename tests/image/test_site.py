@@ -81,3 +81,17 @@ def test_the_evidence_is_one_document(distro: RpmDistro, tmp_path: Path) -> None
     assert path.name == "recipe.site.json"
     assert document["schema"] == 1
     assert (document["distro"], document["release"], document["backend"]) == ("openEuler", RELEASE, "dnf")
+
+
+def test_debian_is_asked_through_apt_and_each_suite_is_named(tmp_path: Path) -> None:
+    recipe = Recipe(name="stand-in", version="1", distro="debian", release="12", packages=Packages(include=("absent",)))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with (tmp_path / "log").open("ab", buffering=0) as log:
+        run = Runner(scratch, log, tmp_path / "log")
+        profile = load("debian", "12", "x86_64")
+        evidence = site.look(recipe, profile, cache=tmp_path / "cache", scratch=scratch, run=run, date=DATE)
+    assert [each.name for each in evidence.asked if not each.found] == ["absent"]
+    assert {"systemd", "containerd", "linux-image-amd64"} <= {each.name for each in evidence.resolved}
+    assert "dists/bookworm/" in {each.file.rpartition("/")[0] + "/" for each in evidence.indexes}
+    assert len({(each.url, each.file) for each in evidence.indexes}) == len(evidence.indexes)

@@ -7,7 +7,6 @@ written down with the digests of the repositories' indexes. The file names no se
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from hostplane.image import dnf as dnfs
 from hostplane.image.apt import Apt, archive_sources
 from hostplane.image.apt import repositories as deb_repositories
 from hostplane.image.backends import Locked, deb, dnf, rpms
+from hostplane.image.dnf import sha256
 from hostplane.image.recipe import Backend, Recipe, Repository
 from hostplane.image.stage import Run
 
@@ -33,8 +33,10 @@ class Index(Struct, frozen=True, kw_only=True):
 
     repository: str
     url: str
+    file: str
+    """Below the address: repodata/repomd.xml, dists/SUITE/InRelease."""
     sha256: str
-    """Of repomd.xml or of the Release file, 64 hex digits."""
+    """64 hex digits."""
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -135,7 +137,10 @@ def _rpm(repos: Sequence[Repository], recipe: Recipe, profile: Profile, cache: P
             raise
         problem = str(error)
     urls = {each.name: dnfs.address(each.url, profile) for each in repos}
-    indexes = [Index(repository=n, url=urls.get(n, n), sha256=digest) for n, digest in tool.metadata().items()]
+    indexes = [
+        Index(repository=name, url=urls.get(name, name), file="repodata/repomd.xml", sha256=digest)
+        for name, digest in tool.metadata().items()
+    ]
     return indexes, asked, resolved, problem
 
 
@@ -158,9 +163,11 @@ def _deb(recipe: Recipe, profile: Profile, cache: Path, scratch: Path, run: Run)
     sources = {each.name: each.url for each in repos} or {s.url: s.url for s in archive_sources(profile, scratch, run)}
     indexes = []
     for path in sorted((scratch / "apt/state/lists").glob("*Release")):
-        url = next((u for u in sources.values() if _stem(u) and path.name.startswith(_stem(u))), path.name)
-        name = next((n for n, u in sources.items() if u == url), path.name)
-        indexes.append(Index(repository=name, url=url, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+        stems = {_stem(url): (name, url) for name, url in sources.items() if path.name.startswith(f"{_stem(url)}_")}
+        stem = max(stems, key=len, default="")
+        name, url = stems.get(stem, ("", ""))
+        file = path.name.removeprefix(stem).strip("_").replace("_", "/")
+        indexes.append(Index(repository=name, url=url, file=file, sha256=sha256(path)))
     return indexes, asked, sorted(resolved, key=lambda each: each.name), problem
 
 
