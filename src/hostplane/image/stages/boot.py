@@ -1,181 +1,107 @@
-"""What a slot boots: kernel, initramfs, and the loader's programs for both firmwares. The root keeps none of it.
+"""What a slot boots with, and what starts the disk: kernel, initramfs, GRUB for a BIOS, the tree of the ESP.
 
-The initramfs is made once, here, for any machine and not for the building one, and is left uncompressed where BOOT-x
-has the room: then an upgrade moves the few blocks that differ (host-mechanics: 10 MB of patch against 35). It is the
-dearest of the late steps, so this stage depends on nothing that an initramfs cannot hold (`image/changes.py`).
+Nothing of it stays in the root: the results lie in `out`, and kernel arguments come in when the image is sealed, so
+that changing one makes no initramfs again. A root without a kernel (`packages.kernel = false`) has no results.
 
-`out` gets vmlinuz, initrd.img, esp/ for UEFI, boot.img and core.img for a BIOS, and boot.json saying what was taken. A
-root without a kernel leaves `out` empty; it can still become a tar.
+    out/vmlinuz  out/initrd.img  out/boot.json     for BOOT-x
+    out/boot.img  out/core.img                     a BIOS's
+    out/esp/                                       UEFI's
 """
 
 from __future__ import annotations
 
-import gzip
-import re
+import hashlib
 import shutil
-from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
-from msgspec import json
+import msgspec
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image import esp, grub, grubimage
-from hostplane.image.recipe import Firmware, Recipe, StageName
+from hostplane.image import esp, grub, grubimage, initramfs, kernel
+from hostplane.image.recipe import Arch, Firmware, Recipe, StageName
 from hostplane.image.stage import Inputs, Work
 
-__all__ = ["NAME", "inputs", "kernels", "run"]
+__all__ = ["NAME", "inputs", "run"]
 
 NAME = StageName.BOOT
-_MODULES = ("lib/modules", "usr/lib/modules")
-_KERNEL = re.compile(r"^(?:vmlinuz|vmlinux|Image)-(.+)$")
-_MADE = "tmp/hostplane-initrd.img"
-_ROOM = 0.85
-"""The share of BOOT-x that kernel and initramfs may fill; the rest is for the next version's growth."""
+_DATA = ("data/initramfs/modules.list", "data/grub/stub.cfg")
+_GROWTH = 1.15
+"""What the next version's kernel and initramfs should find room for, as a share of this one's."""
+_FILE_SYSTEM = 0.97
+"""What ext4 leaves of BOOT-x."""
 
 
 def inputs(recipe: Recipe, profile: Profile) -> Inputs:
-    """The loader's names, and what the recipe wants in the initramfs."""
+    """What the loader and the initramfs are made by; the root they are made of comes with the stages before."""
+    package = resources.files("hostplane.image")
     return {
         "arch": recipe.arch,
-        "firmware": list(recipe.boot.firmware),
-        "modules": list(recipe.boot.modules),
-        "verity": recipe.disk.verity,
+        "kernel": recipe.packages.kernel,
+        "firmware": sorted(recipe.boot.firmware),
+        "modules": sorted(recipe.boot.modules),
         "boot_mib": recipe.disk.boot_mib,
         "initramfs": profile.initramfs,
-        "loader": [profile.efi_vendor, profile.grub_prefix, profile.grub_modules, profile.loader],
+        "efi": [profile.efi_vendor, msgspec.to_builtins(profile.loader)],
+        "grub": [profile.grub_prefix, profile.grub_modules],
+        "data": [hashlib.sha256(package.joinpath(name).read_bytes()).hexdigest() for name in _DATA],
     }
 
 
 def run(work: Work) -> None:
-    """Write `out`.
+    """Make them.
 
     Raises:
-        ImageError: KernelWithoutModules, InitramfsToolMissing, BootTooSmall, GrubMissing, GrubModuleMissing,
-            ToolFailed.
+        ImageError: KernelMissing, ModuleMissing, InitramfsToolMissing, BootTooSmall, GrubMissing, ToolFailed…
     """
-    found = kernels(work.root)
-    if not found:
-        work.log("no kernel in the root: nothing to boot, so no disk and no bundle can be made of it")
+    try:
+        found = kernel.find(work.root)
+    except ImageError:
+        if work.recipe.packages.kernel:
+            raise
+        work.log("the root has no kernel, and the recipe says so: nothing to boot")
         return
-    version, kernel = found[-1]
-    if len(found) > 1:
-        work.log(f"several kernels ({', '.join(name for name, _ in found)}): {version}, the newest, is taken")
-    shutil.copyfile(kernel, work.out / "vmlinuz")
-    work.progress(0.05, f"initramfs for {version}")
-    made = _initramfs(work, version)
-    work.progress(0.8, "loader")
-    packed = _fit(work, made)
-    said = {
-        "kernel": version,
-        "initramfs": {"by": work.profile.initramfs, "compressed": packed},
-        "loader": _loader(work),
-    }
-    (work.out / "boot.json").write_bytes(json.format(json.encode(said), indent=1) + b"\n")
+    work.progress(0.0, f"initramfs for {found.version}")
+    shutil.copyfile(found.image, work.out / "vmlinuz")
+    image = work.out / "initrd.img"
+    initramfs.make(work, found, image)
+    codec = "none"
+    if not _fits(work, work.out):
+        work.progress(0.7, "compressing the initramfs: BOOT has no room for it as it is")
+        codec = initramfs.compress(work, found, image)
+    if not _fits(work, work.out, growth=1.0):
+        size = sum(file.stat().st_size for file in (image, work.out / "vmlinuz"))
+        raise ImageError("BootTooSmall", size=-(-size >> 20), room=work.recipe.disk.boot_mib)
+    about = {"kernel": found.version, "initramfs": {"codec": codec, "size": image.stat().st_size}}
+    (work.out / "boot.json").write_bytes(msgspec.json.encode(about))
+    work.log(f"kernel {found.version}, initramfs {image.stat().st_size >> 20} MiB, codec {codec}")
+    work.progress(0.8, "GRUB")
+    if Firmware.BIOS in work.recipe.boot.firmware and work.recipe.arch is Arch.X86_64:
+        _bios(work)
+    if Firmware.UEFI in work.recipe.boot.firmware:
+        _uefi(work)
 
 
-def kernels(root: Path) -> list[tuple[str, Path]]:
-    """(version, file) of each kernel of `root` that has its modules there, oldest first.
-
-    Raises:
-        ImageError: KernelWithoutModules when there are kernels, and none has modules.
-    """
-    held: dict[str, Path] = {}
-    bare = []
-    for version, path in _kernel_files(root):
-        if any((root / place / version).is_dir() for place in _MODULES):
-            held.setdefault(version, path)
-        else:
-            bare.append(version)
-    if bare and not held:
-        raise ImageError("KernelWithoutModules", kernel=bare[0])
-    return sorted(held.items(), key=lambda pair: _by_version(pair[0]))
+def _fits(work: Work, out: Path, growth: float = _GROWTH) -> bool:
+    size = sum((out / name).stat().st_size for name in ("vmlinuz", "initrd.img"))
+    return size * growth < (work.recipe.disk.boot_mib << 20) * _FILE_SYSTEM
 
 
-def _kernel_files(root: Path) -> Iterator[tuple[str, Path]]:
-    boot = root / "boot"
-    for path in sorted(boot.iterdir()) if boot.is_dir() else ():
-        named = _KERNEL.match(path.name)
-        if named and path.is_file() and not path.is_symlink() and "rescue" not in path.name:
-            yield named[1], path
-    for place in _MODULES:
-        for path in sorted((root / place).glob("*/vmlinuz")):
-            if path.is_file() and not path.is_symlink():
-                yield path.parent.name, path
+def _bios(work: Work) -> None:
+    files = grubimage.find(grub.BIOS_PLATFORM, work.root, work.profile)
+    prefix = grub.prefix(grub.BIOS_PLATFORM, work.profile.efi_vendor)
+    grubimage.make(files, grub.BIOS_PLATFORM, prefix, work.out / "core.img", work.run)
+    shutil.copyfile(files.directory / "boot.img", work.out / "boot.img")
 
 
-def _by_version(version: str) -> list[tuple[int, int, str]]:
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|[a-z]+", version)]
-
-
-def _initramfs(work: Work, version: str) -> Path:
-    """An uncompressed initramfs for `version`, made in the root."""
-    made = work.root / _MADE
-    match work.profile.initramfs:
-        case "initramfs-tools":
-            command = _with_initramfs_tools(work, version)
-        case generator:
-            command = _with_dracut(work, version, generator)
-    program = command[0]
-    if not any((work.root / place / program).exists() for place in ("usr/sbin", "usr/bin", "sbin", "bin")):
-        raise ImageError("InitramfsToolMissing", tool=program)
-    work.run(command, chroot=True)
-    return made
-
-
-def _with_initramfs_tools(work: Work, version: str) -> list[str]:
-    wanted = work.root / "etc/initramfs-tools/modules"
-    if work.recipe.boot.modules and wanted.parent.is_dir():
-        with wanted.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{name}\n" for name in work.recipe.boot.modules))
-    return ["mkinitramfs", "-c", "cat", "-o", f"/{_MADE}", version]
-
-
-def _with_dracut(work: Work, version: str, generator: str) -> list[str]:
-    command = [generator, "--force", "--no-hostonly", "--no-compress", "--kver", version]
-    if b"--reproducible" in work.run([generator, "--help"], chroot=True):  # not in CentOS 7's
-        command.append("--reproducible")
-    if work.recipe.boot.modules:
-        command += ["--add-drivers", " ".join(work.recipe.boot.modules)]
-    return [*command, f"/{_MADE}"]
-
-
-def _fit(work: Work, made: Path) -> bool:
-    """Put the initramfs into `out`, compressed when BOOT-x is too small for it as it is; says whether it was.
-
-    Raises:
-        ImageError: BootTooSmall.
-    """
-    target, kernel = work.out / "initrd.img", (work.out / "vmlinuz").stat().st_size
-    room = int((work.recipe.disk.boot_mib << 20) * _ROOM)
-    size = made.stat().st_size
-    if kernel + size <= room:
-        shutil.copyfile(made, target)
-        return False
-    with made.open("rb") as raw, target.open("wb") as out, gzip.GzipFile("", "wb", 9, out, mtime=0) as packer:
-        shutil.copyfileobj(raw, packer, 1 << 20)
-    packed = target.stat().st_size
-    work.log(f"the initramfs of {size >> 20} MiB is compressed to {packed >> 20}: BOOT may hold {room >> 20}")
-    if kernel + packed > room:
-        need = (int((kernel + packed) / _ROOM) >> 20) + 1
-        raise ImageError("BootTooSmall", boot=work.recipe.disk.boot_mib, need=need)
-    return True
-
-
-def _loader(work: Work) -> dict[str, str]:
-    """GRUB for each firmware that is asked for; whose programs were taken."""
-    recipe, profile, taken = work.recipe, work.profile, {}
-    if Firmware.UEFI in recipe.boot.firmware:
-        (work.out / "esp").mkdir()
-        taken["uefi"] = esp.make(
-            work.out / "esp", arch=recipe.arch, root=work.root, profile=profile, run=work.run, scratch=work.scratch
-        )
-    if Firmware.BIOS in recipe.boot.firmware:
-        platform = grub.BIOS_PLATFORM
-        files = grubimage.find(platform, work.root, profile)
-        shutil.copyfile(files.directory / "boot.img", work.out / "boot.img")
-        grubimage.make(files, platform, grub.prefix(platform, profile.efi_vendor), work.out / "core.img", work.run)
-        taken["bios"] = f"GRUB made by {'the root' if files.root else 'this machine'}'s {files.tool}"
-    for firmware, whose in taken.items():
-        work.log(f"{firmware}: {whose}")
-    return taken
+def _uefi(work: Work) -> None:
+    said = esp.make(
+        work.out / "esp",
+        arch=work.recipe.arch,
+        root=work.root,
+        profile=work.profile,
+        run=work.run,
+        scratch=work.scratch,
+    )
+    work.log(f"ESP: {said}")
