@@ -276,7 +276,7 @@ def test_a_root_without_a_kernel_becomes_nothing_that_boots(output: Output, tmp_
     sealing.seal()
     with pytest.raises(ImageError, match=output.value) as refused:
         sealing.pack()
-    assert refused.value.name == "KernelMissing"
+    assert refused.value.name == "OutputNeedsKernel"
 
 
 def test_compiled_python_still_counts_after_its_sources_time_was_brought_back(boot: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def run(work: Work) -> None:
     if not packing.booted("vmlinuz").is_file():
         for output in wanted:
             if output is not Output.ROOT_TAR:
-                raise ImageError("KernelMissing", output=output.value)
+                raise ImageError("OutputNeedsKernel", output=output.value)
     if Output.RAW in wanted or Output.QCOW2 in wanted:
         _disks(packing, plan, wanted)
     if Output.ROOT_TAR in wanted:
