@@ -1,7 +1,6 @@
 """What a tree weighs and holds, told in one walk: what a file system must have room for and be able to carry.
 
-Nothing is followed and nothing is opened but directories. A file with several names counts once. Times are those of
-the tree; `clamp` brings the ones that a build left behind back to the image's epoch.
+Nothing is followed and nothing is opened but directories. A file with several names counts once.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-__all__ = ["ACCESS_LIST", "Weight", "clamp", "walk", "weigh", "xattrs"]
+__all__ = ["Weight", "walk", "weigh", "xattrs"]
 
-ACCESS_LIST = ("system.posix_acl_access", "system.posix_acl_default")
+_ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 _XATTRS_KEPT = ("user.", "security.", "trusted.")
 _XATTRS_OURS = ("trusted.overlay.", "user.overlay.")
 """Marks of overlayfs, hence of the building machine."""
@@ -54,7 +53,7 @@ def xattrs(path: str) -> dict[str, bytes]:
 
 def _names(path: str) -> list[str]:
     names = os.listxattr(path, follow_symlinks=False)
-    return [n for n in sorted(names) if n in ACCESS_LIST or (n.startswith(_XATTRS_KEPT) and not _is_ours(n))]
+    return [n for n in sorted(names) if n in _ACCESS_LISTS or (n.startswith(_XATTRS_KEPT) and not _is_ours(n))]
 
 
 def _is_ours(name: str) -> bool:
@@ -89,13 +88,3 @@ def weigh(tree: Path, block_size: int) -> Weight:
     usable = block_size - 280  # an entry that does not fit leaves the rest of its block empty
     data += sum(max(1, -(-weight // usable)) for weight in entries.values()) + inside
     return Weight(inodes=inodes, data_blocks=data, file_bytes=file_bytes, large_files=large)
-
-
-def clamp(tree: Path, epoch: int) -> int:
-    """Set every time of change that is later than `epoch` to it, and say how many there were."""
-    changed = 0
-    for path, status in walk(tree):
-        if status.st_mtime_ns > epoch * 10**9:
-            os.utime(path, (epoch, epoch), follow_symlinks=False)
-            changed += 1
-    return changed
