@@ -105,6 +105,7 @@ class Machine:
         consoles: int = 1,
         variables: Path | None = None,
         live: Callable[[str], None] | None = None,
+        raw: Callable[[bytes], None] | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         """Describe the machine.
@@ -119,13 +120,14 @@ class Machine:
             reboots: False: a reboot ends the machine.
             consoles: number of serial ports.
             variables: UEFI variables that are kept from one machine to the next; made when missing.
-            live: is given what the first console says, at once, in another thread.
+            live: is given what the first console says, at once, in another thread, without terminal escapes.
+            raw: the same, every byte.
             arguments: more of QEMU's own.
         """
         self._disks = (disk, *drives)
         self._platform = _PLATFORMS[arch]
         self._arch, self._firmware, self._bus, self._variables = arch, firmware, bus, variables
-        self._overlay, self._consoles, self._live = overlay, consoles, live
+        self._overlay, self._consoles, self._onlookers = overlay, consoles, (live, raw)
         self._network, self._forwards = network or bool(forwards), tuple(forwards)
         self._plain = ["-m", str(memory_mib), "-smp", str(cpus), *([] if reboots else ["-no-reboot"]), *arguments]
         self._directory: Path | None = None
@@ -172,7 +174,8 @@ class Machine:
                 )
             self._qmp = lines[-1][0]
             self.serials = tuple(
-                SerialPort(ours, self._live if number == 0 else None) for number, (ours, _) in enumerate(lines[:-1])
+                SerialPort(ours, *(self._onlookers if number == 0 else ()))
+                for number, (ours, _) in enumerate(lines[:-1])
             )
         except BaseException:
             for ours, _ in lines:

@@ -28,10 +28,17 @@ _SEND_SECONDS = 10.0
 class SerialPort:
     """One line. `text` grows until the other end closes; waiting moves a mark, so that each word is waited for once."""
 
-    def __init__(self, line: socket.socket, live: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        line: socket.socket,
+        live: Callable[[str], None] | None = None,
+        raw: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Read `line` from now on; `live` is given the text as it comes, `raw` every byte, both in another thread."""
         line.settimeout(_SEND_SECONDS)
         self._line = line
         self._live = live
+        self._raw = raw
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self._pieces: list[str] = []
@@ -120,18 +127,20 @@ class SerialPort:
                 with self._news:
                     self._pieces.append(text)
                     self._news.notify_all()
-                if self._live and text:
-                    self._show(self._live, text)
+                self._show(data, text)
         finally:
             with self._news:
                 self._closed = True
                 self._news.notify_all()
 
-    def _show(self, live: Callable[[str], None], text: str) -> None:
+    def _show(self, data: bytes, text: str) -> None:
         try:
-            live(text)
+            if self._raw:
+                self._raw(data)
+            if self._live and text:
+                self._live(text)
         except OSError:  # whoever looked on has gone; the machine must not stall for that
-            self._live = None
+            self._raw = self._live = None
 
     def _receive(self) -> bytes:
         while True:
