@@ -208,8 +208,8 @@ def _block_entries(block: bytes) -> Iterator[tuple[bytes, int, int]]:
 def spelled(name: bytes) -> bytes | None:
     """`name` as a prototype can say it: itself, or one of the same length and hash; None where there is none."""
     new = bytearray(name)
-    for place, letter in enumerate(name):
-        if letter in b" \t\n\v\f\r" or (place == 0 and letter in b":$"):
+    for place in range(len(new)):
+        if new[place] in b" \t\n\v\f\r" or (place == 0 and new[place] in b":$"):
             if place + 1 < len(new):
                 new[place] ^= 1
                 new[place + 1] ^= 0x80
