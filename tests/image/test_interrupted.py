@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -112,3 +113,27 @@ def test_a_builder_that_is_stopped_and_killed_does_not_keep_its_worker(tiny: Tin
         os.kill(process.pid, signal.SIGSTOP)
         process.kill()
         until(lambda: not any(p.is_running() and p.status() != "zombie" for p in below), "a process stayed")
+
+
+@pytest.mark.parametrize("end", [kill_builder, interrupt])
+def test_of_two_stages_at_once_the_one_that_was_done_stays_done(
+    tiny: Tiny, end: Callable[[subprocess.Popen[bytes]], None]
+) -> None:
+    tiny.write(tiny.holds(("before", "slim")))
+    with tiny.held("before", "slim", "--until", "slim") as process:
+        until(lambda: {"event": "made", "stage": "boot"}.items() <= last_of(tiny, "boot").items(), "boot was not made")
+        _end(tiny, process, end)
+    how = tiny.how("--until", "slim")
+    assert (how["boot"], how["slim"]) == ("cached", "made")
+
+
+def test_when_one_of_two_stages_fails_the_other_is_ended(tiny: Tiny) -> None:
+    tiny.write('[[script]]\nname = "fails"\nstage = "slim"\nwhen = "before"\ncontent = "exit 9"\n')
+    assert "fails ended with exit code 9" in tiny.build(expect=1).stderr
+    assert not any(traces(tiny.here).values())
+    assert list((tiny.store / "tmp").iterdir()) == []
+
+
+def last_of(tiny: Tiny, stage: str) -> dict[str, Any]:
+    """The last event that was told of a stage."""
+    return next((event for event in reversed(tiny.told()) if event.get("stage") == stage), {})

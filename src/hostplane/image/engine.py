@@ -11,10 +11,11 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from hostplane.image.code import code_version
 from hostplane.image.delivery import Delivered, deliver
 from hostplane.image.keys import Made
 from hostplane.image.process import Redactor
-from hostplane.image.progress import Event
+from hostplane.image.progress import Event as Told
 from hostplane.image.recipe import Recipe, StageName
 from hostplane.image.stages import STAGES, stage_for
 from hostplane.image.store import Done, Held, Store
@@ -40,6 +41,7 @@ FIXED_EPOCH = 1_704_067_200
 """The time stamp of images whose recipe and lock name none: 2024-01-01 00:00 UTC."""
 _STORE_BYTES = 40 << 30
 _TAIL_LINES = 12
+_LOCK_SECONDS = 0.1
 _KINDS: dict[str, type[HostplaneError]] = {kind.__name__: kind for kind in (ImageError, RecipeError, LocalError)}
 
 
@@ -81,7 +83,7 @@ def open_store(path: Path) -> Store:
 
 
 def build(
-    recipe: Recipe, profile: Profile, *, store: Store, out: Path, wish: Wish, show: Callable[[Event], None]
+    recipe: Recipe, profile: Profile, *, store: Store, out: Path, wish: Wish, show: Callable[[Told], None]
 ) -> Built:
     """Make `recipe` and, where the last stage was reached, put its outputs into `out`.
 
@@ -93,17 +95,19 @@ def build(
         flusher = held.enter_context(ThreadPoolExecutor(1, "flush"))
         run = _Build(recipe, profile, store, wish, show, held)
         stages = STAGES[: STAGES.index(wish.until) + 1]
-        show(Event(event="plan", lines=[stage.value for stage in stages]))
-        ran = []
-        for stage in stages:
-            ran.append(run.stage(stage))
-            if ran[-1].how == "made":
-                flusher.submit(store.flush, [ran[-1].key])
+        show(Told(event="plan", lines=[stage.value for stage in stages]))
+        ran: list[Ran] = []
+        for group in run.groups(stages):
+            rows = run.together(group) if len(group) > 1 else [run.stage(group[0])]
+            made = [row.key for row in rows if row.how == "made"]
+            if made:
+                flusher.submit(store.flush, made)
+            ran += rows
         outputs = []
         if wish.until is StageName.PACK:
             outputs = deliver(Path(ran[-1].layer, "out"), out, ran[-1].key)
         for output in outputs:
-            show(Event(event="delivered", text=output.path))
+            show(Told(event="delivered", text=output.path))
     if any(row.how == "made" for row in ran):
         store.prune(max_bytes=_STORE_BYTES)
     return Built(stages=ran, outputs=outputs)
@@ -118,16 +122,42 @@ class _Build:
         profile: Profile,
         store: Store,
         wish: Wish,
-        show: Callable[[Event], None],
+        show: Callable[[Told], None],
         held: ExitStack,
     ) -> None:
-        self._recipe, self._profile, self._store, self._wish, self._show = recipe, profile, store, wish, show
+        self._recipe, self._profile, self._store, self._wish = recipe, profile, store, wish
+        self._told, self._telling = show, Lock()
         self._held = held
+        self._stopped = Event()
+        self._workers: set[subprocess.Popen[bytes]] = set()
         self._done: dict[StageName, Done] = {}
         self._fds: list[int] = []
         self._anew: set[StageName] = set()
         self._boot_in_tree = any(script.stage is StageName.BOOT for script in recipe.script)
         self._epoch = _epoch(recipe)
+
+    def groups(self, stages: Sequence[StageName]) -> list[tuple[StageName, ...]]:
+        """What is made at the same time: boot and slim, which know nothing of each other; else one after the other."""
+        pair = (StageName.BOOT, StageName.SLIM)
+        if self._boot_in_tree or pair[1] not in stages:
+            return [(stage,) for stage in stages]
+        return [pair if stage is pair[0] else (stage,) for stage in stages if stage is not pair[1]]
+
+    def together(self, group: Sequence[StageName]) -> list[Ran]:
+        """Several stages at once; when one fails, or the user has had enough, the others are ended."""
+        with ThreadPoolExecutor(len(group)) as pool:
+            jobs = [pool.submit(self.stage, stage) for stage in group]
+            try:
+                wait(jobs, return_when=FIRST_EXCEPTION)
+                for job in jobs:
+                    if job.done():
+                        job.result()
+                return [job.result() for job in jobs]
+            except BaseException:
+                self._stopped.set()
+                for worker in list(self._workers):
+                    worker.kill()
+                raise
 
     def stage(self, stage: StageName) -> Ran:
         """Take the stage's result from the store, or make it."""
@@ -164,7 +194,7 @@ class _Build:
         if how != "kept":
             self._store.remember(self._recipe.name, done)
         if how != "made":
-            self._show(Event(event=how, stage=stage.value))
+            self._show(Told(event=how, stage=stage.value))
         seconds = done.seconds if how == "made" else 0.0
         return Ran(stage=stage, how=how, seconds=seconds, key=key, layer=str(self._store.layer(key)))
 
@@ -193,14 +223,11 @@ class _Build:
     def _make(self, stage: StageName, key: str, made: Made, reasons: list[str]) -> Ran:
         """Run the stage in a worker, unless another build just did."""
 
-        def wait() -> None:
-            self._show(Event(event="waiting", stage=stage.value))
-
-        with self._store.make(key, wait) as right:
+        with self._store.make(key, self._waiting(stage)) as right:
             if stage not in self._anew and (ran := self._take(stage, key, "cached")) is not None:
                 return ran
             self._store.sweep()
-            self._show(Event(event="started", stage=stage.value, lines=reasons))
+            self._show(Told(event="started", stage=stage.value, lines=reasons))
             began = time.monotonic()
             directory, held = self._store.begin(key)
             log = self._store.log(self._recipe.name, stage, key)
@@ -225,11 +252,33 @@ class _Build:
                     raise
             ran_now = self._take(stage, key, "made")
             assert ran_now is not None  # nobody else may remove it while its right is held
-        self._show(Event(event="made", stage=stage.value, seconds=ran_now.seconds))
+        self._show(Told(event="made", stage=stage.value, seconds=ran_now.seconds))
         return ran_now
 
+    def _waiting(self, stage: StageName) -> Callable[[], None]:
+        """Says once that another build is at it, and lets a moment pass each time."""
+        said = False
+
+        def waiting() -> None:
+            nonlocal said
+            if not said:
+                self._show(Told(event="waiting", stage=stage.value))
+                said = True
+            if self._stopped.wait(_LOCK_SECONDS):
+                raise ImageError("WorkerLost", log="")
+
+        return waiting
+
+    def _show(self, told: Told) -> None:
+        with self._telling:
+            self._told(told)
+
     def _work(self, stage: StageName, directory: Path, log: Path, locks: list[int]) -> Said:
-        before = STAGES[: STAGES.index(stage)]
+        before = [
+            name
+            for name in STAGES[: STAGES.index(stage)]
+            if self._boot_in_tree or (stage, name) != (StageName.SLIM, StageName.BOOT)
+        ]
         job = StageJob(
             store=str(self._store.path),
             directory=str(directory),
@@ -247,42 +296,47 @@ class _Build:
         log.unlink(missing_ok=True)
 
         def progress(said: Said) -> None:
-            self._show(Event(event="progress", stage=stage.value, fraction=said.fraction, text=said.text))
+            self._show(Told(event="progress", stage=stage.value, fraction=said.fraction, text=said.text))
 
         try:
-            return _run_worker(job, log, [*locks, *self._fds], progress)
+            return self._run_worker(job, log, [*locks, *self._fds], progress)
         except HostplaneError as error:
+            if self._stopped.is_set():
+                raise  # ended because of another one's failure, which tells its own story
             tail = error.reason.params.get("tail")
             lines = [str(line) for line in tail] if isinstance(tail, list) else _tail(log)
-            self._show(Event(event="failed", stage=stage.value, lines=lines))
+            self._show(Told(event="failed", stage=stage.value, lines=lines))
             raise
+
+    def _run_worker(self, job: Job, log: Path, keep: Collection[int], progress: Callable[[Said], None]) -> Said:
+        """Have a worker do `job`; whatever happens to this call, the worker is gone when it returns."""
+        with log.open("ab", buffering=0) as errors:
+            process = namespace.start(msgspec.json.encode(job), stderr=errors, keep=list(keep))
+        assert process.stdout is not None
+        last = Said(event="")
+        self._workers.add(process)
+        try:
+            if self._stopped.is_set():
+                process.kill()
+            for line in process.stdout:
+                last = msgspec.json.decode(line, type=Said)
+                if last.event == "progress":
+                    progress(last)
+        finally:
+            if last.event not in ("done", "error", "crash"):
+                process.kill()
+            process.communicate()
+            self._workers.discard(process)
+        if last.event == "done" and process.returncode == 0:
+            return last
+        if last.event == "error":
+            raise _KINDS.get(last.kind, ImageError)(last.name, **last.params)
+        if last.event == "crash":
+            raise ImageError("StageCrashed", error=last.text, log=log)
+        raise ImageError("WorkerLost", log=log)
 
     def _keeps_tree(self, stage: StageName) -> bool:
         return stage is not StageName.BOOT or self._boot_in_tree
-
-
-def _run_worker(job: Job, log: Path, keep: Collection[int], progress: Callable[[Said], None]) -> Said:
-    """Have a worker do `job`; whatever happens to this call, the worker is gone when it returns."""
-    with log.open("ab", buffering=0) as errors:
-        process = namespace.start(msgspec.json.encode(job), stderr=errors, keep=list(keep))
-    assert process.stdout is not None
-    last = Said(event="")
-    try:
-        for line in process.stdout:
-            last = msgspec.json.decode(line, type=Said)
-            if last.event == "progress":
-                progress(last)
-    finally:
-        if last.event not in ("done", "error", "crash"):
-            process.kill()
-        process.communicate()
-    if last.event == "done" and process.returncode == 0:
-        return last
-    if last.event == "error":
-        raise _KINDS.get(last.kind, ImageError)(last.name, **last.params)
-    if last.event == "crash":
-        raise ImageError("StageCrashed", error=last.text, log=log)
-    raise ImageError("WorkerLost", log=log)
 
 
 def _remove_in_namespace(paths: list[Path]) -> None:

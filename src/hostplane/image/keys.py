@@ -43,19 +43,22 @@ def key_of(made: Made) -> str:
 
 
 def before(stage: StageName, *, boot_in_tree: bool) -> tuple[StageName, ...]:
-    """The stages whose results decide `stage`'s, nearest last.
+    """The stages whose results decide `stage`'s.
 
     Boot builds on the packages, and on the part of what files and scripts changed that an initramfs can hold (the
-    engine adds it); only with `boot_in_tree`, when steps of the user's own change the root there, on everything before
-    it.
+    engine adds it). Slim knows nothing of boot, so the two can be made at the same time. Only with `boot_in_tree`, when
+    steps of the user's own change the root around boot, each one builds on the one before it.
     """
-    if stage is StageName.BOOTSTRAP:
-        return ()
-    if stage is StageName.BOOT and not boot_in_tree:
-        return (StageName.PACKAGES,)
-    if stage is StageName.SLIM:
-        return (StageName.SCRIPTS, StageName.BOOT)
     order = tuple(StageName)
+    if stage is order[0]:
+        return ()
+    if not boot_in_tree:
+        if stage is StageName.BOOT:
+            return (StageName.PACKAGES,)
+        if stage is StageName.SLIM:
+            return (StageName.SCRIPTS,)
+        if stage is StageName.SEAL:
+            return (StageName.BOOT, StageName.SLIM)
     return (order[order.index(stage) - 1],)
 
 

@@ -110,12 +110,12 @@ class LineView(_Silent):
 
 
 class LiveView:
-    """A bar for the running stage, and a line above it for each one that is done."""
+    """A bar for each running stage, and a line above it for each one that is done."""
 
     def __init__(self, *, explain: bool) -> None:
         self._explain = explain
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         """Take the terminal's last line."""
@@ -143,20 +143,19 @@ class LiveView:
         """Move the bar, or write a line above it."""
         assert self._progress is not None
         if event.event == "progress":
-            if self._task is not None:
+            task = self._tasks.get(event.stage)
+            if task is not None:
                 # A step that cannot say how far it is shows a moving bar.
                 total = _STEPS if event.fraction > 0 else None
-                self._progress.update(
-                    self._task, total=total, completed=event.fraction * _STEPS, description=event.text[:60]
-                )
+                done = event.fraction * _STEPS
+                self._progress.update(task, total=total, completed=done, description=_printable(event.text[:60]))
             return
         if event.event == "started":
-            self._task = self._progress.add_task("", total=None, stage=event.stage)
+            self._tasks[event.stage] = self._progress.add_task("", total=None, stage=event.stage)
             if not self._explain:
                 return
-        elif self._task is not None and event.event in ("made", "failed"):
-            self._progress.remove_task(self._task)
-            self._task = None
+        elif event.stage in self._tasks and event.event in ("made", "failed"):
+            self._progress.remove_task(self._tasks.pop(event.stage))
         for line in lines_of(event, explain=self._explain):
             self._progress.console.print(line, markup=False)
 

@@ -148,25 +148,14 @@ class Store:
         return held, done
 
     def make(self, key: str, waiting: Callable[[], None]) -> Held:
-        """The right to make `key`, alone; `waiting` is called once when another build has it."""
+        """The right to make `key`, alone; `waiting` is called again and again while another build has it."""
         path = self.path / "locks" / key
-        told = False
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not told:
-                    waiting()
-                    told = True
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX)
-                except BaseException:
-                    os.close(fd)
-                    raise
-            if _is(path, fd):
-                return Held(fd)
-            os.close(fd)
+            path.touch()
+            held = self._hold(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if held is not None:
+                return held
+            waiting()
 
     def begin(self, key: str) -> tuple[Path, Held]:
         """A fresh, held directory in tmp/."""

@@ -60,7 +60,9 @@ def test_the_reason_names_a_stage_before_and_the_program() -> None:
 def test_boot_builds_on_packages_alone_unless_its_root_is_kept() -> None:
     assert before(StageName.BOOT, boot_in_tree=False) == (StageName.PACKAGES,)
     assert before(StageName.BOOT, boot_in_tree=True) == (StageName.SCRIPTS,)
-    assert before(StageName.SLIM, boot_in_tree=False) == (StageName.SCRIPTS, StageName.BOOT)
+    assert before(StageName.SLIM, boot_in_tree=False) == (StageName.SCRIPTS,)
+    assert before(StageName.SLIM, boot_in_tree=True) == (StageName.BOOT,)
+    assert before(StageName.SEAL, boot_in_tree=False) == (StageName.BOOT, StageName.SLIM)
     assert before(StageName.BOOTSTRAP, boot_in_tree=False) == ()
 
 

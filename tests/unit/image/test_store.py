@@ -102,8 +102,12 @@ def test_only_one_at_a_time_makes_a_key(store: Store) -> None:
     right = store.make("a", lambda: None)
     told, order = threading.Event(), list[str]()
 
+    def wait() -> None:
+        told.set()
+        threading.Event().wait(0.01)
+
     def second() -> None:
-        with store.make("a", told.set):
+        with store.make("a", wait):
             order.append("second")
 
     other = threading.Thread(target=second)
