@@ -53,7 +53,8 @@ def _print(found: Inspection, all_packages: bool) -> None:
     rows = [(key, str(value)) for key, value in said.items() if isinstance(value, str | int)]
     for group in ("stateVersions", "facts"):
         rows += [(f"{group}.{key}", str(value)) for key, value in (said.get(group) or {}).items()]
-    rows += [("reachable from", ", ".join(said.get("reachableFrom") or ()) or "any version")]
+    if found.kind == "bundle":
+        rows += [("reachable from", ", ".join(said["reachableFrom"]) or "any version")]
     rows += [("boot arguments", " ".join(found.boot_arguments)), ("digest", found.digest)]
     rows += [("signatures", found.signature_state), ("every byte verified", "yes" if found.verified else "")]
     rows = [row for row in rows if row[1]]
