@@ -6,6 +6,7 @@ The root is a small one and comes out of the shared store, so that only the firs
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from hostplane.image import debdb
 from hostplane.image.engine import Built
@@ -156,3 +159,60 @@ def test_a_manager_that_stays_has_sources_without_a_password(build_shared: Build
     assert "Suites: bookworm" in text
     assert "Signed-By: /usr/share/keyrings/debian-archive" in text
     assert "@" not in text
+
+
+@pytest.fixture
+def sealed(build_shared: Build, recipe: Path, tmp_path: Path) -> Built:
+    """The whole root, slimmed, with what is said about it."""
+    return build_shared(recipe, out=tmp_path / "out", until="seal")
+
+
+def _row(built: Built, stage: StageName) -> Path:
+    return next(Path(row.layer) for row in built.stages if row.stage is stage)
+
+
+def test_the_slimmed_root_answers_for_its_packages_and_so_does_the_bill(sealed: Built) -> None:
+    slim, seal = _row(sealed, StageName.SLIM), _row(sealed, StageName.SEAL)
+    database = slim / "tree/usr/lib/sysimage/dpkg"
+    answer = subprocess.run(
+        ["dpkg-query", f"--admindir={database}", "-W", "-f", "${Package} ${Version}\n"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    bill = (seal / "out/sbom.cdx.json").read_text("utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    components = json.loads(bill)["components"]
+    assert sorted(f"{each['name']} {each['version']}" for each in components) == sorted(answer.stdout.splitlines())
+    names = {each["name"] for each in components}
+    assert "dpkg" in names, "who answers stays"
+    assert not names & {"apt", "libapt-pkg6.0"}, "the manager went, and what came with it"
+    licences = {each["name"]: each.get("licenses") for each in components}
+    assert sum(1 for each in licences.values() if each) > len(licences) * 0.7
+    assert (slim / "tree/var/lib/dpkg").readlink() == Path("../../usr/lib/sysimage/dpkg")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts the layers")
+def test_the_database_answers_inside_a_root_that_cannot_be_written(sealed: Built, tmp_path: Path) -> None:
+    done = [row for row in sealed.stages if row.stage not in (StageName.BOOT, StageName.SEAL, StageName.PACK)]
+    lower = ":".join(str(Path(row.layer) / "tree") for row in reversed(done))
+    (tmp_path / "root").mkdir()
+    script = 'mount -t overlay overlay -o "lowerdir=$1" "$2" && chroot "$2" dpkg-query -W && chroot "$2" dpkg --audit'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", lower, str(tmp_path / "root")]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    listed = [package.name for package in debdb.installed(_row(sealed, StageName.SLIM) / "tree")] or [
+        line.split("\t")[0] for line in answer.stdout.splitlines()
+    ]
+    assert len(answer.stdout.splitlines()) == len(listed) > 80
+    assert answer.stderr == ""
+
+
+def test_the_report_says_what_weighs_and_what_went(sealed: Built) -> None:
+    sizes = json.loads((_row(sealed, StageName.SEAL) / "out/sizes.json").read_text("utf-8"))
+    assert sizes["packages"] == sorted(sizes["packages"], key=lambda each: (-each["size"], each["name"]))
+    assert sizes["total"] == sum(each["size"] for each in sizes["packages"]) + sum(sizes["unowned"].values())
+    assert sizes["removed"]["documentation"] > 1_000_000
+    assert sizes["removed"]["managers"] > 1_000_000
+    found = {each["path"] for each in json.loads((_row(sealed, StageName.SLIM) / "out/privileged.json").read_text())}
+    assert {"/usr/bin/su", "/usr/bin/mount"} <= found
