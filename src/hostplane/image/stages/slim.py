@@ -90,6 +90,8 @@ def run(work: Work) -> None:
         removed["managers"] = sum(package.size for package in gone)
     work.progress(0.2, "boot files, modules, firmware")
     removed["boot"] = _remove(root, _BOOT)
+    if work.recipe.agent:
+        (root / "boot/hostplane").mkdir(parents=True, exist_ok=True)  # where the host mounts its boot state
     removed["modules"] = _remove_modules(work)
     removed["firmware"] = _remove_firmware(work)
     work.progress(0.6, "documentation, locales, caches")
