@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,27 @@ def test_a_raw_disk_tells_its_partitions_and_what_boot_a_says(tmp_path: Path) ->
     assert (found.kind, found.metadata) == ("disk", {"name": "node", "version": "1.2"})
     assert found.boot_arguments == ["console=ttyS0", "quiet"]
     assert [(one.name, one.offset, one.size) for one in found.partitions] == [("BOOT-A", 1 << 20, 4 << 20)]
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from tests.unit.image import bundle_play as play
+here = Path(sys.argv[1])
+def write(name, previous=None):
+    play.bundle.write(here / name, root=here / "root.img", boot=here / "boot.img", metadata=play.METADATA, codec="none",
+                      sbom=here / "boot.img", licences=here / "boot.img", jobs=2, previous=previous)
+write("first")
+write("second", here / "first")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
+    piece = play.blocks([-1, -2, -3, -4])
+    (tmp_path / "boot.img").write_bytes(piece)
+    with (tmp_path / "root.img").open("wb") as file:
+        for number in range(96 << 20 >> 14):
+            file.write(number.to_bytes(4, "big") + piece[4:])
+    done = run(sys.executable, "-c", PEAK, tmp_path)
+    assert int(done) < 80 << 10, done  # KiB, less than the image

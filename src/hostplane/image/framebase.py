@@ -32,6 +32,26 @@ class KeptFrame(NamedTuple):
     blocks: int
 
 
+class _Users:
+    """Which blocks of the new image want a block of the base: one, as a rule, and so without an object for each."""
+
+    def __init__(self, held: array[int], blocks: int) -> None:
+        self._first = array("I", [_NOWHERE]) * blocks
+        self._more: dict[int, list[int]] = {}
+        for number, place in enumerate(held):
+            if place == _NOWHERE:
+                continue
+            if self._first[place] == _NOWHERE:
+                self._first[place] = number
+            else:
+                self._more.setdefault(place, []).append(number)
+
+    def of(self, place: int) -> list[int]:
+        """Their numbers."""
+        first = self._first[place]
+        return [] if first == _NOWHERE else [first, *self._more.get(place, ())]
+
+
 class Base:
     """One image of an earlier bundle, by its block index and its frames blob."""
 
@@ -50,7 +70,11 @@ class Base:
                 if extent.op == FETCH:
                     for at in range(extent.length):
                         places[extent.block + at] = extent.source + at
-            self._entries = [(entry[:HASH], places[int.from_bytes(entry[HASH:], "big")]) for entry in reader.entries()]
+            shorts, self._places = bytearray(), array("I")
+            for entry in reader.entries():
+                shorts += entry[:HASH]
+                self._places.append(places[int.from_bytes(entry[HASH:], "big")])
+            self._shorts = bytes(shorts)
 
     def match(self, entries: list[bytes], blocks: int) -> array[int]:
         """For each block of the new image the place of an equal one in the base's content, or 0xFFFFFFFF.
@@ -58,19 +82,22 @@ class Base:
         `entries` are the new image's, sorted: both lists are walked side by side.
         """
         held = array("I", [_NOWHERE]) * blocks
-        ours, at, before = self._entries, 0, b""
+        at, total, before = 0, len(self._places), b""
         for entry in entries:
             short = entry[:HASH]
-            if short == before and at + 1 < len(ours) and ours[at + 1][0] == short:
+            if short == before and at + 1 < total and self._short(at + 1) == short:
                 at += 1  # the same content again on both sides: pair them off
-            while at < len(ours) and ours[at][0] < short:
+            while at < total and self._short(at) < short:
                 at += 1
-            if at == len(ours):
+            if at == total:
                 break
-            if ours[at][0] == short:
-                held[int.from_bytes(entry[HASH:], "big")] = ours[at][1]
+            if self._short(at) == short:
+                held[int.from_bytes(entry[HASH:], "big")] = self._places[at]
             before = short
         return held
+
+    def _short(self, at: int) -> bytes:
+        return self._shorts[at * HASH : (at + 1) * HASH]
 
     def kept_frames(
         self, held: array[int], image: int, pool: Executor
@@ -80,10 +107,7 @@ class Base:
         A block that turns out to differ from the new image (file descriptor `image`) is left out, and taken out of
         `held`.
         """
-        users: dict[int, list[int]] = {}
-        for number, place in enumerate(held):
-            if place != _NOWHERE:
-                users.setdefault(place, []).append(number)
+        users = _Users(held, sum(frame.raw for frame in self._frames) // BLOCK)
         worth = [frame for frame in self._frames if self._use(frame, users) >= _LEAST_USED]
         for at in range(0, len(worth), 8):
             for job in [pool.submit(self._proven, frame, users, image) for frame in worth[at : at + 8]]:
@@ -94,20 +118,18 @@ class Base:
                     yield kept, places
 
     @staticmethod
-    def _use(frame: Frame, users: dict[int, list[int]]) -> float:
+    def _use(frame: Frame, users: _Users) -> float:
         count = frame.raw // BLOCK
-        return sum(frame.block + at in users for at in range(count)) / count
+        return sum(bool(users.of(frame.block + at)) for at in range(count)) / count
 
-    def _proven(
-        self, frame: Frame, users: dict[int, list[int]], image: int
-    ) -> tuple[KeptFrame, list[tuple[int, int]], list[int]]:
+    def _proven(self, frame: Frame, users: _Users, image: int) -> tuple[KeptFrame, list[tuple[int, int]], list[int]]:
         with self._blob.open("rb") as file:
             stored = os.pread(file.fileno(), frame.stored, frame.offset)
         content = frames.decode(frame, stored)
         places, lost = [], []
         for at in range(frame.raw // BLOCK):
             own = content[at * BLOCK : (at + 1) * BLOCK]
-            for number in users.get(frame.block + at, ()):
+            for number in users.of(frame.block + at):
                 if os.pread(image, BLOCK, number * BLOCK) == own:
                     places.append((number, at))
                 else:
