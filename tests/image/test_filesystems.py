@@ -190,6 +190,8 @@ def test_a_growing_file_system_is_sparse_checked_and_the_same_twice(run: Run, tm
 def test_content_that_does_not_fit_a_given_size_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/file").write_bytes(os.urandom(20 * MIB))
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large/file").write_bytes(os.urandom(330 * MIB))
     tree, image = tmp_path / "tree", tmp_path / "image"
 
     def into_ext4() -> int:
@@ -201,7 +203,11 @@ def test_content_that_does_not_fit_a_given_size_is_refused(run: Run, tmp_path: P
     def into_fat() -> int:
         return fat.make(tree, image, size=16 * MIB, label="ESP", uuid=UUID, epoch=EPOCH, run=run)
 
-    for make in (into_ext4, into_fat):
+    def into_xfs() -> int:
+        large, size = tmp_path / "large", 300 * MIB
+        return xfs.make(large, image, size=size, label="DATA", uuid=UUID, options=NEW_FLOOR, epoch=EPOCH, run=run)
+
+    for make in (into_ext4, into_fat, into_xfs):
         with pytest.raises(ImageError) as refused:
             make()
         assert refused.value.name == "ContentTooLarge"

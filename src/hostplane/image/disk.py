@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
 
 from hostplane.agent import gpt
 from hostplane.agent.bootstate import BLOCK_SIZE, BootState, render
-from hostplane.distros.profile import Profile
 from hostplane.image import grub
 from hostplane.image.filesystems import ext4, fat, xfs
-from hostplane.image.layout import Layout, fs_uuid
+from hostplane.image.layout import Layout, Region, fs_uuid
 from hostplane.image.recipe import Recipe, StateFs
-from hostplane.image.stage import Run
+from hostplane.image.stage import Work
 
 __all__ = ["Parts", "assemble", "copy_data"]
 
@@ -43,86 +41,60 @@ class Parts(Struct, frozen=True, kw_only=True):
     core_img: Path | None
 
 
-def assemble(
-    target: Path,
-    layout: Layout,
-    parts: Parts,
-    *,
-    recipe: Recipe,
-    profile: Profile,
-    epoch: int,
-    scratch: Path,
-    run: Run,
-    progress: Callable[[float, str], None] = lambda done, what: None,
-) -> None:
-    """Write the disk to `target`.
+def assemble(target: Path, plan: Layout, parts: Parts, work: Work) -> None:
+    """Write the disk `plan` of the recipe that is being worked on to `target`.
 
     Raises:
         ImageError: a file system cannot be made, or GRUB's parts do not fit.
     """
     code = b""
     with target.open("xb") as disk:
-        disk.truncate(layout.size)
-        for done, region in enumerate(layout.regions):
-            progress(done / len(layout.regions), region.label)
+        disk.truncate(plan.size)
+        for region in plan.regions:
+            work.log(f"{region.label}: {region.size >> 20} MiB")
             if region.label == "BIOS-BOOT":
                 if parts.boot_img is not None and parts.core_img is not None:
                     lba = region.offset // 512
                     code, core = grub.bios_boot(parts.boot_img.read_bytes(), parts.core_img.read_bytes(), lba)
                     os.pwrite(disk.fileno(), core, region.offset)
-                continue
-            if region.label in ("BOOT-B", "ROOT-B"):
-                continue
-            image = {"BOOT-A": parts.boot, "ROOT-A": parts.root}.get(region.label)
-            if image is None:
-                image = scratch / f"{region.label}.img"
-                _partition(image, region.label, region.size, parts.esp, layout, recipe, profile, epoch, scratch, run)
-            copy_data(image, disk.fileno(), region.offset)
-            if image.parent == scratch:
+            elif region.label in ("BOOT-A", "ROOT-A"):
+                copy_data(parts.boot if region.label == "BOOT-A" else parts.root, disk.fileno(), region.offset)
+            elif region.label not in ("BOOT-B", "ROOT-B"):
+                image = work.scratch / f"{region.label}.img"
+                _partition(image, region, plan, parts.esp, work)
+                copy_data(image, disk.fileno(), region.offset)
                 image.unlink()
-        for write in gpt.fresh(layout.table(), code):
+        for write in gpt.fresh(plan.table(), code):
             os.pwrite(disk.fileno(), write.data, write.offset)
 
 
-def _partition(
-    image: Path,
-    label: str,
-    size: int,
-    esp: Path | None,
-    layout: Layout,
-    recipe: Recipe,
-    profile: Profile,
-    epoch: int,
-    scratch: Path,
-    run: Run,
-) -> None:
+def _partition(image: Path, region: Region, plan: Layout, esp: Path | None, work: Work) -> None:
     """The image of a partition that belongs to the disk and not to a slot."""
-    uuid = fs_uuid(recipe, label)
+    recipe, profile, label, size = work.recipe, work.profile, region.label, region.size
+    uuid, epoch, run = fs_uuid(recipe, label), work.epoch, work.run
     if label == "ESP":
         fat.make(esp, image, size=size, label=label, uuid=uuid, epoch=epoch, run=run)
         return
-    if label == "BOOTSTATE":
-        tree = scratch / "bootstate"
-        _boot_state(tree, layout, recipe)
-        features = ext4.features(ext4.BOOT_FEATURES, profile.boot_ext4_features)
-        ext4.make(tree, image, size=size, label=label, uuid=uuid, features=features, epoch=epoch, run=run)
-        return
-    kinds = {extra.label: extra.fs for extra in recipe.disk.partitions}
-    tree = scratch / label
+    tree = work.scratch / f"{label}.tree"
     tree.mkdir()
-    if label == "PERSIST":
+    kind = {extra.label: extra.fs for extra in recipe.disk.partitions}.get(label, StateFs.EXT4)
+    features = ext4.features(ext4.STATE_FEATURES, profile.ext4_features)
+    if label == "BOOTSTATE":
+        features = ext4.features(ext4.BOOT_FEATURES, profile.boot_ext4_features)
+        _boot_state(tree, plan, recipe)
+    elif label == "PERSIST":
+        kind = recipe.disk.persist_fs
         for name in recipe.disk.persist_dirs:
             (tree / name.lstrip("/")).mkdir(parents=True, exist_ok=True)
-    if kinds.get(label, recipe.disk.persist_fs) is StateFs.XFS:
+    if kind is StateFs.XFS:
         xfs.make(tree, image, size=size, label=label, uuid=uuid, options=profile.xfs_options, epoch=epoch, run=run)
     else:
-        features = ext4.features(ext4.STATE_FEATURES, profile.ext4_features)
         ext4.make(tree, image, size=size, label=label, uuid=uuid, features=features, epoch=epoch, run=run)
 
 
 def _boot_state(tree: Path, layout: Layout, recipe: Recipe) -> None:
     """BOOTSTATE's files. Each block file takes a whole block of the file system, since none of them shares one."""
-    (tree / "grub").mkdir(parents=True)
+    (tree / "grub").mkdir()
     (tree / "grub/grub.cfg").write_text(grub.config(layout, recipe), "utf-8")
     arguments = b"# GRUB Environment Block\nseq=0\nA_args=\nB_args=\nend=0\n".ljust(BLOCK_SIZE, b"#")
     for name, block in {"env": render(_FIRST_STATE), "args": arguments}.items():

@@ -32,7 +32,8 @@ STATE_FEATURES = (*ROOT_FEATURES, "has_journal", "resize_inode")
 
 _MIB = 1 << 20
 _INODE = 256
-_FULL = ("could not allocate", "no space left", "not enough space", "no free space", "too small")
+_FULL = ("could not allocate", "not enough space", "too small")
+"""What mke2fs says of the image; of the building machine's own disk it says that no space is left."""
 _TRIES = 6
 
 

@@ -30,7 +30,7 @@ LEAST = 300 * _MIB
 _LOG = 64 * _MIB
 _GROUPS = 4
 _TRIES = 6
-_FULL = ("no space left", "enospc", "error allocating", "too small", "out of space")
+_FULL = ("cannot reserve space", "allocating", "too small")
 _KINDS = {
     stat.S_IFDIR: "d",
     stat.S_IFREG: "-",

@@ -121,16 +121,7 @@ def _disks(packing: _Packing, plan: layout.Layout, wanted: tuple[Output, ...]) -
     )
     with packing.timed("disk.raw") as path:
         raw = path if Output.RAW in wanted else work.scratch / "disk.raw"
-        disk.assemble(
-            raw,
-            plan,
-            parts,
-            recipe=work.recipe,
-            profile=work.profile,
-            epoch=work.epoch,
-            scratch=work.scratch,
-            run=work.run,
-        )
+        disk.assemble(raw, plan, parts, work)
     if Output.QCOW2 in wanted:
         with packing.timed("disk.qcow2") as path:
             outputs.qcow2(raw, path, run=work.run)
