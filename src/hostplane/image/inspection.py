@@ -127,6 +127,11 @@ class Inspection(Struct, frozen=True, kw_only=True, rename="camel"):
     """bundle or disk."""
     path: str
     digest: str = ""
+    size: int = 0
+    """Bytes of all layers."""
+    sbom_digest: str = ""
+    signature_digests: list[str] = []
+    """With the two above, what an OSImage names."""
     metadata: dict[str, Any] = {}
     """The metadata document, or a disk's image.json."""
     boot_arguments: list[str] = []
@@ -208,6 +213,9 @@ def _bundle(directory: Path, trust: Path | None, now: float, verified: bool) -> 
         kind="bundle",
         path=str(directory),
         digest=opened.manifest.digest,
+        size=sum(layer.size for layer in opened.manifest.layers),
+        sbom_digest=opened.manifest.sbom.digest,
+        signature_digests=list(opened.signature_digests),
         metadata=metadata,
         boot_arguments=list(opened.metadata.boot_arguments),
         images=[_image(opened, name) for name in opened.manifest.images],

@@ -15,6 +15,7 @@ from hostplane.cli.image import inspect as inspect_verb
 from hostplane.errors import HostError, ImageError
 from hostplane.image.difference import Changed, compare
 from hostplane.image.inspection import inspect
+from hostplane.image.ocilayout import open_bundle
 from tests.unit.image import bundle_play as play
 
 SBOM: dict[str, Any] = {
@@ -87,6 +88,9 @@ def test_a_bundle_tells_everything_it_carries(old: Path) -> None:
     assert [one.path for one in found.inventory.setuid] == ["/usr/bin/su"]
     assert (found.unowned, found.removed) == ({"/opt": 5}, {"documentation": 7})
     assert [(one.name, one.content // 4096) for one in found.images] == [("boot", 2), ("root", 399)]
+    manifest = open_bundle(old / "bundle").manifest
+    assert (found.digest, found.sbom_digest) == (manifest.digest, manifest.sbom.digest)
+    assert found.size == sum(layer.size for layer in manifest.layers)
     assert (found.verified, found.boot_arguments) == (True, ["quiet", "mitigations=auto"])
 
 

@@ -56,6 +56,7 @@ def _print(found: Inspection, all_packages: bool) -> None:
     if found.kind == "bundle":
         rows += [("reachable from", ", ".join(said["reachableFrom"]) or "any version")]
     rows += [("boot arguments", " ".join(found.boot_arguments)), ("digest", found.digest)]
+    rows += [("size", size_said(found.size) if found.size else "")]
     rows += [("signatures", found.signature_state), ("every byte verified", "yes" if found.verified else "")]
     rows = [row for row in rows if row[1]]
     _section("", (found.kind.upper(), found.path), rows)
