@@ -10,7 +10,7 @@ import tempfile
 
 from bench.figures import RESULTS, Figure, show
 
-_BENCHES = ("cli", "rest", "memory", "rollout")
+_BENCHES = ("cli", "rest", "memory", "rollout", "image")
 
 
 def main() -> int:
