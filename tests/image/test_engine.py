@@ -127,6 +127,28 @@ content = "#!/bin/sh\\necho outside > $ROOT/etc/outside"
     assert found.stdout.split() == [str(layer / "tree/etc/seen")], "only where the script itself put it"
 
 
+def test_a_script_has_the_network_only_where_the_recipe_allows_it(tiny: Tiny) -> None:
+    look = "cat /proc/net/dev > /etc/dev; cat /etc/resolv.conf > /etc/seen"
+    tiny.write(f'[[script]]\nname = "online"\nnetwork = true\ncontent = "{look}"\n')
+    tiny.build("--until", "scripts")
+    tree = _layer(tiny, "scripts") / "tree/etc"
+    here = [line.split(":")[0] for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
+    assert [line.split(":")[0] for line in (tree / "dev").read_text().splitlines()[2:]] == here
+    assert (tree / "seen").read_bytes() == Path("/etc/resolv.conf").read_bytes()
+    assert not (tree / "resolv.conf").exists(), "the machine's name servers are no part of the image"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system for the store")
+def test_a_full_disk_is_said_as_such(tiny: Tiny) -> None:
+    (tiny.here / "large").write_bytes(bytes(16 << 20))
+    tiny.write('[[file]]\npath = "/large"\nsource = "large"\n')
+    tiny.store.mkdir()
+    small = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=12m tmpfs "$0" && exec "$@"', str(tiny.store)]
+    done = subprocess.run([*small, *tiny.command()], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "HP-8104" in done.stderr
+
+
 def test_a_failed_script_shows_its_last_lines_and_its_log(tiny: Tiny) -> None:
     tiny.write(
         '[[script]]\nname = "broken"\nsecrets = ["TOKEN"]\ncontent = "echo one\\necho two $TOKEN >&2\\nexit 7"\n'

@@ -7,12 +7,14 @@ Events go to the builder as lines of JSON; everything else that is written to st
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,9 @@ class Said(Struct, frozen=True, kw_only=True, omit_defaults=True):
     params: dict[str, Any] = {}
 
 
+Say = Callable[[Said], None]
+
+
 def main() -> None:
     """`python -m hostplane.image.worker PARENT` with a job on standard input."""
     namespace.enter(_work)
@@ -107,14 +112,24 @@ def _work(raw: bytes) -> int:
     except HostplaneError as error:
         params = {name: _plain(value, redact) for name, value in error.reason.params.items()}
         say(Said(event="error", kind=type(error).__name__, name=error.name, params=params))
-    except Exception as error:  # a fault of ours; the builder says so, and the log has the rest
-        os.write(2, redact(traceback.format_exc().encode()))
-        text = redact(f"{type(error).__name__}: {error}".encode()).decode("utf-8", "replace")
-        say(Said(event="crash", text=text))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _crash(error, redact, say)
+        say(Said(event="error", kind="ImageError", name="StoreFull", params={"error": error.strerror}))
+    except Exception as error:
+        return _crash(error, redact, say)
     return 1
 
 
-def _run_stage(job: StageJob, redact: Redactor, say: Any) -> Said:
+def _crash(error: Exception, redact: Redactor, say: Say) -> int:
+    """A fault of ours: the builder says so, and the log has the rest."""
+    os.write(2, redact(traceback.format_exc().encode()))
+    text = redact(f"{type(error).__name__}: {error}".encode()).decode("utf-8", "replace")
+    say(Said(event="crash", text=text))
+    return 1
+
+
+def _run_stage(job: StageJob, redact: Redactor, say: Say) -> Said:
     from hostplane.image.stages import stage_for
 
     if job.processors:
