@@ -311,6 +311,8 @@ def _make_distro(place: Path) -> None:
     (tree / "usr/lib/os-release").unlink()
     (tree / "usr/lib/os-release").write_text(_OS_RELEASE, encoding="utf-8")
     (tree / "etc/os-release").symlink_to("../usr/lib/os-release")
+    (tree / "etc/issue").write_text("\\S\n\n", encoding="utf-8")
+    (tree / "etc/motd").write_text("", encoding="utf-8")
     (tree / "etc/rpm").mkdir(exist_ok=True)
     (tree / "etc/rpm/macros.stand-in").write_text("%_dbpath /var/lib/rpm\n", encoding="utf-8")  # as every RPM target
     kernel = _kernel_name(tree)

@@ -215,7 +215,7 @@ class Dnf:
     def _call(self, root: Path, *words: str, network: bool = False) -> str:
         home = self._home
         argv = [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--"]  # dnf wants to be root, also to look
-        argv += ["dnf", "--assumeyes", f"--config={home}/etc/dnf.conf", f"--installroot={root}"]
+        argv += [_program(), "--assumeyes", f"--config={home}/etc/dnf.conf", f"--installroot={root}"]
         argv += [f"--releasever={self._profile.release}", "--noplugins"]
         if self._profile.arch != platform.machine():
             argv.append(f"--forcearch={self._profile.arch}")
@@ -296,6 +296,11 @@ _PLACES = (
     ("reposdir", "vars"),
     ("pluginconfpath", "vars"),
 )
+
+
+def _program() -> str:
+    """dnf 4, also where `dnf` itself has become dnf 5: that one writes no log to read a solution from."""
+    return next((name for name in ("dnf4", "dnf-3") if shutil.which(name)), "dnf")
 
 
 def sha256(path: Path) -> str:
