@@ -130,6 +130,7 @@ def describe(
         if verity is None
         else Verity(root_hash=verity["roothash"], hash_offset=verity["hashoffset"], salt=verity.get("salt") or ""),
         boot_arguments=(*(f"console={name}" for name in recipe.boot.console), *recipe.boot.arguments),
+        minimum_version=recipe.image.minimum_version,
         reachable_from=recipe.image.reachable_from,
         state_versions=states,
         facts=facts,

@@ -40,6 +40,7 @@ _PATHS = frozenset(
         "script.source",
         "kubernetes.kubelet",
         "kubernetes.cni_plugins",
+        "image.previous",
         "signing.key",
         "signing.trusted_keys",
     }

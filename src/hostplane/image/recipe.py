@@ -365,6 +365,10 @@ class ImageFile(_Table, frozen=True, kw_only=True):
     """Bytes of a frame before compression, in KiB; a multiple of 4."""
     reachable_from: tuple[str, ...] = ()
     """Versions this one may be installed over; empty: any."""
+    minimum_version: str | None = None
+    """Hosts that took this image refuse any version below it from then on; empty: none is refused."""
+    previous: str | None = None
+    """Path of the bundle of the version before: the new one's frames are cut so that its hosts fetch little."""
 
 
 class Recipe(_Table, frozen=True, kw_only=True):

@@ -55,6 +55,17 @@ def former_versions_are_versions(case: Case) -> Iterator[Fault]:
             )
 
 
+def least_version_is_a_version(case: Case) -> Iterator[Fault]:
+    path, value = ("image", "minimum_version"), case.recipe.image.minimum_version
+    if value is not None and not _VERSION.fullmatch(value):
+        yield error(path, reason("RecipeValueWrong", key=written(path), value=value, wanted=f"=~ ^{_VERSION.pattern}$"))
+
+
+def previous_bundle_exists(case: Case) -> Iterator[Fault]:
+    previous = case.recipe.image.previous
+    yield from existing(("image", "previous"), str(Path(previous, "index.json")) if previous else None)
+
+
 def signing_files_exist(case: Case) -> Iterator[Fault]:
     yield from existing(("signing", "key"), case.recipe.signing.key)
     yield from existing(("signing", "trusted_keys"), case.recipe.signing.trusted_keys)
@@ -117,6 +128,8 @@ RULES: tuple[Rule, ...] = (
     codec_is_installed,
     frames_are_whole_blocks,
     former_versions_are_versions,
+    least_version_is_a_version,
+    previous_bundle_exists,
     signing_files_exist,
     signing_key_has_one_source,
     signing_key_variable_is_set,

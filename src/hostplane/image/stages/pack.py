@@ -17,6 +17,7 @@ from msgspec import json, to_builtins
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
 from hostplane.image import bundle, disk, layout, outputs, signing
+from hostplane.image.ocilayout import open_bundle
 from hostplane.image.recipe import Firmware, Output, Recipe, StageName
 from hostplane.image.stage import Inputs, Work
 
@@ -39,6 +40,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
         "boot": to_builtins(recipe.boot),
         "kubernetes": to_builtins(recipe.kubernetes),
         "signer": signer,
+        "previous": None if recipe.image.previous is None else open_bundle(Path(recipe.image.previous)).manifest.digest,
         "ext4": [list(profile.ext4_features), list(profile.boot_ext4_features)],
         "xfs": list(profile.xfs_options),
         "evidence": to_builtins(profile.evidence),
@@ -150,6 +152,7 @@ def _bundle(packing: _Packing) -> None:
             sizes=packing.sealed("sizes.json"),
             codec=recipe.image.codec,
             frame_bytes=recipe.image.frame_kib << 10,
+            previous=Path(recipe.image.previous) if recipe.image.previous else None,
             cache=work.cache / "frames",
             progress=work.progress,
         )
