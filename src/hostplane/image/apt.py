@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,7 +124,7 @@ class Apt:
         (lists / "fetched").unlink(missing_ok=True)  # a link: it must not be touched through
         self.call("update", "--error-on=any", network=True)
         (lists / "fetched").touch()
-        new = self._lists.with_name(f"{self._lists.name}.{os.getpid()}")
+        new = self._lists.with_name(f"{self._lists.name}.{secrets.token_hex(4)}")  # every worker is process 1
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(lists, new, copy_function=_link, ignore=shutil.ignore_patterns("lock", "partial"))
         old = new.with_suffix(".old")
@@ -180,7 +181,7 @@ class Apt:
             if not file.is_file() or _sha256(file) != archive.sha256:
                 raise ImageError("ArchiveHashWrong", file=archive.file, want=archive.sha256)
             kept = self._debs / f"{archive.sha256}.deb"
-            new = kept.with_name(f"{kept.name}.{os.getpid()}")
+            new = kept.with_name(f"{kept.name}.{secrets.token_hex(4)}")
             _link(file, new)
             new.rename(kept)
 

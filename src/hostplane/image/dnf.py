@@ -14,6 +14,7 @@ import hashlib
 import os
 import platform
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -104,8 +105,11 @@ class Dnf:
         config = self._home / "etc/dnf.conf"
         config.touch(mode=0o600)
         config.write_text("\n".join(text), encoding="utf-8")
-        if self._shared.is_dir():
+        try:
             shutil.copytree(self._shared, self._home / "cache", dirs_exist_ok=True)
+        except (OSError, shutil.Error):  # nothing there yet, or another build has just swapped it for its own
+            shutil.rmtree(self._home / "cache")
+            (self._home / "cache").mkdir()
 
     def install(self, root: Path, names: Sequence[str]) -> None:
         """Resolve, download, verify and install `names` and what they need into `root`; safe to repeat.
@@ -270,8 +274,7 @@ class Dnf:
 
     def _keep(self) -> None:
         """Put what was fetched into the shared cache: a new directory of links, swapped in by rename."""
-        new = self._shared.with_name(f"{self._shared.name}.{os.getpid()}")
-        shutil.rmtree(new, ignore_errors=True)
+        new = self._shared.with_name(f"{self._shared.name}.{secrets.token_hex(4)}")  # every worker is process 1
         new.parent.mkdir(parents=True, exist_ok=True)
         skip = shutil.ignore_patterns("*.pid", "*.lock", "tempfiles.json", "*.tmp")
         shutil.copytree(self._home / "cache", new, copy_function=_link, ignore=skip)
