@@ -224,3 +224,40 @@ def test_a_distributions_key_is_fetched_over_tls_only(
         with pytest.raises(HostplaneError) as caught:
             rpmkeys.collect(Repository(name="mirror", url=url, key=f"{url}/key.asc"), profile, tmp_path)
     assert caught.value.name == "RpmKeyUnreachable"
+
+
+def test_two_builds_at_once_share_what_they_download(distro: RpmDistro, tmp_path: Path) -> None:
+    """Each of the two workers is process 1 of its own namespace, with the same cache."""
+    profile = load("openEuler", RELEASE, "x86_64", extra=[write_distro_file(tmp_path / "distros")])
+    failed: list[Exception] = []
+
+    def run(number: int, url: str) -> None:
+        recipe = Recipe(
+            name=f"access-{number}",
+            version="1",
+            distro="openEuler",
+            release=RELEASE,
+            source_date_epoch=EPOCH + number,
+            packages=Packages(
+                repositories=(Repository(name="mirror", url=url, key=str(distro.key)),),
+                kernel=False,
+                defaults=False,
+                include=("hello",),
+            ),
+        )
+        store = engine.open_store(tmp_path / "store")
+        wish = engine.Wish(until=StageName.PACKAGES)
+        try:
+            engine.build(recipe, profile, store=store, out=tmp_path / "out", wish=wish, show=lambda event: None)
+        except Exception as error:  # shown by the assertion below: a thread's own goes unseen
+            failed.append(error)
+
+    with _served(distro.repository) as (url, _):
+        threads = [threading.Thread(target=run, args=(number, url)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    left = [path.name for path in (tmp_path / "store/cache/rpm").iterdir()]
+    assert len(left) == 1, left
