@@ -284,10 +284,12 @@ def test_with_nothing_left_a_person_is_told_and_may_choose(tmp_path: Path) -> No
 
 def test_a_password_guards_the_menu_but_not_the_boot(tmp_path: Path) -> None:
     digest = "grub.pbkdf2.sha512.10." + "00" * 16 + "." + "11" * 64
-    boot = Boot(timeout_seconds=2, console=("ttyS0,115200",), grub_password_hash=digest)
+    boot = Boot(timeout_seconds=5, console=("ttyS0,115200",), grub_password_hash=digest)
     disk = GrubDisk(tmp_path, DEFAULT, boot=boot)
     with _machine(disk.path, Firmware.BIOS) as machine:
         assert machine.wait_for(SAYS, _SECONDS)[2] == "A"
+        machine.wait_for("Esc shows the menu", _SECONDS)
+        machine.serials[0].send("\x1b", end="")
         machine.wait_for("Rescue", _SECONDS)
         machine.serials[0].send("c", end="")
         machine.wait_for("Enter username:", _SECONDS)

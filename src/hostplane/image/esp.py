@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 
 from hostplane.distros.profile import Profile
-from hostplane.errors import ImageError
 from hostplane.image import grub, grubimage
 from hostplane.image.recipe import Arch
+from hostplane.image.rootpath import within
 from hostplane.image.stage import Run
 
 __all__ = ["make"]
@@ -58,13 +58,6 @@ def _stub() -> str:
 
 
 def _inside(root: Path, path: str | None) -> Path | None:
-    """The file of the root; a link of the root's own (…signed.latest) is followed inside it."""
-    if path is None:
-        return None
-    found = root / path.lstrip("/")
-    for _ in range(8):
-        if not found.is_symlink():
-            return found if found.is_file() else None
-        to = Path(found.readlink())
-        found = root / str(to).lstrip("/") if to.is_absolute() else found.parent / to
-    raise ImageError("GrubImageUnfit", image=path)
+    """The file of the root, if it has it."""
+    found = within(root, path) if path else None
+    return found if found is not None and found.is_file() else None

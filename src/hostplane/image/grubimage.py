@@ -14,13 +14,14 @@ from typing import NamedTuple
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
 from hostplane.image.grub import BIOS_PLATFORM, modules
+from hostplane.image.rootpath import within
 from hostplane.image.stage import Run
 
 __all__ = ["GrubFiles", "find", "make"]
 
 _MACHINE = ("/usr/lib/grub", "/usr/lib/grub2", "/usr/share/grub2")
 _TOOLS = ("grub-mkimage", "grub2-mkimage")
-_TOOL_DIRECTORIES = ("usr/bin", "usr/sbin")
+_TOOL_DIRECTORIES = ("/usr/bin", "/usr/sbin")
 
 
 class GrubFiles(NamedTuple):
@@ -39,12 +40,12 @@ def find(platform: str, root: Path, profile: Profile) -> GrubFiles:
     Raises:
         ImageError: GrubMissing when neither the root nor the building machine has one.
     """
-    inside = root / profile.grub_modules.lstrip("/") / platform
+    inside = within(root, f"{profile.grub_modules}/{platform}")
     names = dict.fromkeys((f"{profile.grub_prefix}-mkimage", *_TOOLS))
     has_modules = (inside / "modinfo.sh").exists()
     if has_modules:
         for name in names:
-            if any((root / directory / name).exists() for directory in _TOOL_DIRECTORIES):
+            if any(within(root, f"{directory}/{name}").exists() for directory in _TOOL_DIRECTORIES):
                 return GrubFiles(inside, name, root)
     for name in _TOOLS:
         if shutil.which(name):

@@ -1,7 +1,7 @@
 """The initramfs of an image, made once by the root's own generator: for any host, the same bytes every time.
 
 The generator's own ways are slow and wide (every network driver, or only this machine's): which modules go in is
-decided here (data/initramfs/modules.list, the recipe), the generator brings the rest. One that insists on compressing
+decided here (data/initramfs/modules.toml, the recipe), the generator brings the rest. One that insists on compressing
 is given the fastest way and undone, since an upgrade fetches much less of an initramfs that is stored uncompressed;
 where BOOT lacks the room, it is compressed again at the end, reproducibly.
 """
@@ -19,6 +19,7 @@ from typing import BinaryIO
 from hostplane.errors import ImageError
 from hostplane.image import kernel
 from hostplane.image.kernel import Kernel
+from hostplane.image.kernelmodules import module_name
 from hostplane.image.rootpath import within
 from hostplane.image.stage import Work
 
@@ -47,9 +48,7 @@ def make(work: Work, found: Kernel, target: Path) -> None:
     directory = within(work.root, f"/lib/modules/{found.version}")
     if not (directory / "modules.dep").is_file():
         work.run(["depmod", found.version], chroot=True)
-    modules = kernel.Modules.read(directory)
-    chosen = kernel.matching(modules, kernel.host_patterns())
-    paths = modules.closure([*chosen, *modules.named(work.recipe.boot.modules)])
+    paths = kernel.boot_modules(directory, work.recipe.boot.modules)
     with _place(work.root) as place:
         if work.profile.initramfs == "dracut":
             _dracut(work, found, paths)
@@ -96,7 +95,7 @@ def _initramfs_tools(work: Work, found: Kernel, place: Path, paths: list[str]) -
 def _dracut(work: Work, found: Kernel, paths: list[str]) -> None:
     """dracut, told which drivers to take instead of searching for them."""
     _need(work, "/usr/bin/dracut")
-    names = " ".join(path.rpartition("/")[2].partition(".ko")[0] for path in paths)
+    names = " ".join(module_name(path) for path in paths)
     command = ["dracut", "--force", "--no-hostonly", "--no-compress", "--kver", found.version, "--omit", _OMITTED]
     if b"--reproducible" in within(work.root, "/usr/bin/dracut").read_bytes():  # a script, whose --help exits with 1
         command.append("--reproducible")
@@ -119,7 +118,7 @@ def _supports(root: Path, found: Kernel, codec: str) -> bool:
 
 def _firmware(work: Work, found: Kernel, paths: list[str]) -> list[str]:
     """Firmware that modules ask for and the root has, relative to the root."""
-    names = [path.rpartition("/")[2].partition(".ko")[0] for path in paths]
+    names = [module_name(path) for path in paths]
     asked = work.run(["modinfo", "-k", found.version, "-F", "firmware", *names], chroot=True) if names else b""
     files = []
     for name in sorted({*asked.decode("ascii", "replace").split()}):

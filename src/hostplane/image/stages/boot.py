@@ -26,7 +26,7 @@ from hostplane.image.stage import Inputs, Work
 __all__ = ["NAME", "inputs", "run"]
 
 NAME = StageName.BOOT
-_DATA = ("data/initramfs/modules.list", "data/grub/stub.cfg")
+_DATA = ("data/initramfs/modules.toml", "data/grub/stub.cfg")
 _GROWTH = 1.15
 """What the next version's kernel and initramfs should find room for, as a share of this one's."""
 _FILE_SYSTEM = 0.97
