@@ -99,6 +99,7 @@ environment = { GIVEN = "yes" }
 secrets = ["TOKEN"]
 content = '''
 env > /etc/seen
+cat /proc/1/environ > /etc/first
 echo "the token is $TOKEN"
 echo inside > $OUT/inside
 cat /proc/net/dev > /etc/network
@@ -117,6 +118,7 @@ content = "#!/bin/sh\\necho outside > $ROOT/etc/outside"
     assert "GIVEN=yes" in seen
     assert "SOURCE_DATE_EPOCH=" in seen
     assert "CALLERS" not in seen
+    assert "CALLERS" not in (layer / "tree/etc/first").read_text()
     assert (layer / "tree/etc/outside").read_text() == "outside\n"
     assert (layer / "out/inside").read_text() == "inside\n"
     assert "eth" not in (layer / "tree/etc/network").read_text()

@@ -8,6 +8,7 @@ results and make each one only once. Keys know nothing of time or place, hence n
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections import deque
@@ -42,6 +43,7 @@ FIXED_EPOCH = 1_704_067_200
 _STORE_BYTES = 40 << 30
 _TAIL_LINES = 12
 _LOCK_SECONDS = 0.1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS: dict[str, type[HostplaneError]] = {kind.__name__: kind for kind in (ImageError, RecipeError, LocalError)}
 
 
@@ -291,6 +293,7 @@ class _Build:
             keeps_tree=self._keeps_tree(stage),
             epoch=self._epoch,
             rootless=os.geteuid() != 0,
+            environment=_environment(),
             processors=self._wish.processors,
         )
         log.unlink(missing_ok=True)
@@ -345,6 +348,11 @@ def _remove_in_namespace(paths: list[Path]) -> None:
         msgspec.json.encode(Removal(paths=[str(path) for path in paths])), stderr=subprocess.DEVNULL
     )
     process.communicate()
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, without what is no UTF-8 and so cannot be sent."""
+    return {name: value for name, value in os.environ.items() if not _SURROGATE.search(name + value)}
 
 
 def _public(inputs: dict[str, Any]) -> dict[str, Any]:

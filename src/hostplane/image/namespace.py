@@ -25,6 +25,9 @@ __all__ = ["enter", "start"]
 
 _MAPPED = b"mapped\n"
 _UTS = 0x04000000
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
+"""What the interpreter needs. Programs of the root can read the worker's environment in /proc, so the rest comes with
+the job."""
 
 
 def start(job: bytes, *, stderr: int | IO[bytes], keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
@@ -42,6 +45,7 @@ def start(job: bytes, *, stderr: int | IO[bytes], keep: Sequence[int] = ()) -> s
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         pass_fds=keep,
         start_new_session=True,
     )

@@ -57,6 +57,8 @@ class StageJob(Struct, frozen=True, kw_only=True, tag="stage"):
     """False: what the stage changed in the root is thrown away; only its results count."""
     epoch: int
     rootless: bool
+    environment: dict[str, str]
+    """The builder's own: the worker needs its secrets and proxies, and starts without them."""
     processors: int | None = None
 
 
@@ -106,6 +108,7 @@ def _work(raw: bytes) -> int:
                 shutil.rmtree(path, ignore_errors=True)
             say(Said(event="done"))
             return 0
+        os.environ.update(job.environment)
         redact = Redactor(secret_values(job.recipe))
         say(_run_stage(job, redact, say))
         return 0
