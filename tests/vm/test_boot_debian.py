@@ -1,0 +1,74 @@
+"""A Debian recipe becomes a disk that boots: both firmwares, every root file system, sealed or not, large or small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hostplane.agent.bootstate import BootState
+from hostplane.image.recipe import Firmware
+from hostplane.local.qemu import Machine
+from tests.vm.guest import BOOT_SECONDS, Bench, Guest, larger
+
+pytestmark = pytest.mark.timeout(900)
+IDLE_MIB = 150
+XFS = ("disk.fs=xfs", "disk.persist_fs=xfs")
+SEALED = ("disk.fs=erofs", "disk.verity=true")
+
+
+@pytest.mark.parametrize(
+    ("firmware", "overrides", "gib"),
+    [
+        pytest.param(Firmware.UEFI, (), 6, id="uefi-ext4"),
+        pytest.param(Firmware.BIOS, XFS, 9, id="bios-xfs"),
+        pytest.param(Firmware.UEFI, XFS, 4, id="uefi-xfs"),
+    ],
+)
+def test_it_boots_to_a_healthy_status_and_fills_its_disk(
+    debian_disk: Callable[..., Path], tmp_path: Path, firmware: Firmware, overrides: tuple[str, ...], gib: int
+) -> None:
+    disk = debian_disk(*overrides)
+    with Machine(larger(disk, gib, tmp_path) if gib > 4 else disk, firmware) as machine:
+        host = Guest(machine)
+        assert host.banner() == ("A", "healthy")
+        host.log_in()
+        status = host.status()
+        assert (status["phase"], status["activeSlot"]) == ("Idle", "A")
+        assert status["slots"]["A"] == {"state": "Confirmed", "digest": "", "version": "1.0.0", "size": 0}
+        kind = "xfs" if overrides else "ext4"
+        assert host.run("findmnt -no FSTYPE,OPTIONS / | cut -d, -f1").split() == [kind, "ro"]
+        grown = int(host.run("stat -fc '%b %S' /persist | (read -r b s; echo $((b * s >> 20)))"))
+        assert grown > (gib - 2.4) * 1024
+        assert host.run("ls /dev/hostplane").split() == sorted(
+            ("BIOS-BOOT", "BOOT-A", "BOOT-B", "BOOTSTATE", "ESP", "PERSIST", "ROOT-A", "ROOT-B")
+        )
+
+
+def test_an_idle_host_leaves_the_memory_to_its_pods(debian_disk: Callable[..., Path]) -> None:
+    """KubeOS's figure. Measured on the console, so a login is in it."""
+    with Machine(debian_disk()) as machine:
+        host = Guest(machine)
+        assert host.banner() == ("A", "healthy")
+        host.log_in()
+        host.run("while pgrep -f 'hostplane-agent serve' >/dev/null; do sleep 1; done")
+        used = host.memory_mib()
+        assert used < IDLE_MIB
+
+
+def test_a_sealed_root_boots_and_a_corrupt_one_costs_its_attempt(
+    debian_disk: Callable[..., Path], tmp_path: Path
+) -> None:
+    bench = Bench(debian_disk(*SEALED), tmp_path)
+    bench.copy_slot()
+    for mib in range(8, 64):
+        bench.write("ROOT-B", mib << 20, b"not what was sealed")
+    bench.boot_state(BootState(7, "B", True, 0, False, 1))
+    with Machine(bench.path, Firmware.UEFI) as machine:
+        host = Guest(machine)
+        machine.wait_for("hostplane.slot=B", BOOT_SECONDS)
+        assert host.banner() == ("A", "healthy")
+        host.log_in()
+        assert host.run("findmnt -no SOURCE,FSTYPE /").split() == ["/dev/mapper/hostplane-root", "erofs"]
+        assert "hostplane.slot=A" in host.run("cat /proc/cmdline")
