@@ -14,8 +14,10 @@ from hostplane.agent import gpt
 from hostplane.agent.bootstate import BootState, render
 from hostplane.local.qemu import Machine, make_overlay
 
-BOOT_SECONDS = 300.0  # one takes 30 to 40 where nothing else runs
-COMMAND_SECONDS = 120.0
+_PATIENCE = float(os.environ.get("HOSTPLANE_VM_PATIENCE", "1"))  # more on a machine that does other things, too
+BOOT_SECONDS = 300.0 * _PATIENCE  # one takes 30 to 60 where nothing else runs
+COMMAND_SECONDS = 120.0 * _PATIENCE
+TEST_SECONDS = 900.0 * _PATIENCE
 _LINE = r"Hostplane: slot (\w+) · ([^·\n]*) · (?!starting)([^\n]*)\n"
 
 

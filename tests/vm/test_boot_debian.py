@@ -10,9 +10,9 @@ import pytest
 from hostplane.agent.bootstate import BootState
 from hostplane.image.recipe import Firmware
 from hostplane.local.qemu import Machine
-from tests.vm.guest import BOOT_SECONDS, Bench, Guest, larger
+from tests.vm.guest import BOOT_SECONDS, TEST_SECONDS, Bench, Guest, larger
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(TEST_SECONDS)
 IDLE_MIB = 150
 XFS = ("disk.fs=xfs", "disk.persist_fs=xfs")
 SEALED = ("disk.fs=erofs", "disk.verity=true")

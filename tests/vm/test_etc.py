@@ -9,9 +9,9 @@ import pytest
 
 from hostplane.agent.bootstate import BootState
 from hostplane.local.qemu import Machine
-from tests.vm.guest import BOOT_SECONDS, COMMAND_SECONDS, Bench, Guest, blank_disk
+from tests.vm.guest import BOOT_SECONDS, COMMAND_SECONDS, TEST_SECONDS, Bench, Guest, blank_disk
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(TEST_SECONDS)
 UNIT = r"[Mount]\nWhat=/dev/vdc\nWhere=/srv/two\nType=ext4\n\n[Install]\nWantedBy=multi-user.target\n"
 KEYS = "cat /etc/machine-id /etc/ssh/ssh_host_*_key.pub"
 
