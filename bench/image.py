@@ -36,11 +36,18 @@ _RAW = 'image.outputs=["raw"]'
 _SAMPLE_SECONDS = 0.05
 _IDLE_SECONDS = 60
 _BOOT_SECONDS = 420
-_METER = (
-    "[Unit]\\nAfter=multi-user.target\\n[Service]\\nType=oneshot\\nStandardOutput=tty\\nTTYPath=/dev/ttyS0\\n"
-    f"ExecStart=/bin/sh -c 'sleep {_IDLE_SECONDS}; echo; grep -E \\\"MemTotal|MemAvailable\\\" /proc/meminfo; echo METER'"
-    "\\n[Install]\\nWantedBy=multi-user.target\\n"
-)
+_METER = f"""
+[[unit]]
+name = "meter.service"
+content = '''
+[Unit]
+After=multi-user.target
+[Service]
+ExecStart=/bin/sh -c "sleep {_IDLE_SECONDS}; (echo; grep Mem /proc/meminfo; echo METER) > /dev/ttyS0"
+[Install]
+WantedBy=multi-user.target
+'''
+"""
 
 
 class _Built(NamedTuple):
@@ -84,12 +91,12 @@ def _own_bytes(process: psutil.Process) -> int:
         return 0
 
 
-def _build(store: Path, out: Path, *sets: str) -> _Built:
-    words = [sys.executable, "-m", "hostplane.cli", "image", "build", str(_RECIPE), "--json"]
+def _build(store: Path, out: Path, *sets: str, recipe: Path = _RECIPE) -> _Built:
+    words = [sys.executable, "-m", "hostplane.cli", "image", "build", str(recipe), "--json"]
     words += ["--store", str(store), "-o", str(out), *(word for each in sets for word in ("--set", each))]
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(words, stdout=said, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT) as process:
             ours = _Ours(process)
             process.wait()
             ours.close()
@@ -97,8 +104,9 @@ def _build(store: Path, out: Path, *sets: str) -> _Built:
         said.seek(0)
         lines = said.read().decode().splitlines()
     if process.returncode != 0:
-        raise SystemExit("the build failed: " + " ".join(lines[-3:]))
-    stages = {row["stage"]: row["seconds"] for row in json.loads(lines[-1])["stages"]}
+        raise SystemExit("the build failed: " + "\n".join(lines[-3:]))
+    built = next(json.loads(line) for line in reversed(lines) if line.startswith('{"event":"built"'))
+    stages = {row["stage"]: row["seconds"] for row in built["stages"]}
     return _Built(seconds, ours.peak_mib, stages)
 
 
@@ -124,10 +132,8 @@ def _mmdebstrap(here: Path, downloads: Path) -> float:
     root = here / "mmdebstrap"
     words = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--skip=essential/unlink"]
     words += [f"--include={','.join(wanted(checked.recipe, checked.profile))}"]
-    words += [
-        '--setup-hook=mkdir -p "$1"/var/cache/apt/archives/',
-        f"--setup-hook=sync-in {archives} /var/cache/apt/archives",
-    ]
+    inside = "/var/cache/apt/archives"
+    words += [f'--setup-hook=mkdir -p "$1"{inside}', f"--setup-hook=sync-in {archives} {inside}"]
     begun = time.perf_counter()
     subprocess.run([*words, checked.profile.codename, str(root)], check=True, capture_output=True)
     seconds = time.perf_counter() - begun
@@ -142,7 +148,9 @@ def _copied(here: Path) -> Path:
 def _idle_mib(here: Path, store: Path) -> tuple[float, float]:
     """(MiB in use, MiB in all) of the booted host a minute after it has come up."""
     out = here / "metered"
-    _build(store, out, _RAW, 'unit=[{name="meter.service", content="' + _METER + '"}]')
+    recipe = here / "metered.toml"
+    recipe.write_text(_RECIPE.read_text("utf-8") + _METER, "utf-8")
+    _build(store, out, _RAW, recipe=recipe)
     with Machine(out / "disk.raw", Firmware.BIOS, memory_mib=1024) as machine:
         machine.wait_for("METER", _BOOT_SECONDS)
         total, free = (float(n) / 1024 for n in re.findall(r"Mem(?:Total|Available):\s+(\d+) kB", machine.console)[-2:])
@@ -189,9 +197,8 @@ def run(quick: bool) -> list[Figure]:
     ]
     if idle is not None:
         note = f"of {idle[1]:.0f} MiB, {_IDLE_SECONDS} s after start, no Kubernetes; root image {root:.0f} MiB"
-        figures.append(
-            Figure(name="image: idle memory of the booted host", measured=idle[0], target=150, unit="MiB", note=note)
-        )
+        name = "image: idle memory of the booted host"
+        figures.append(Figure(name=name, measured=idle[0], target=150, unit="MiB", note=note))
     detail = {
         "mmdebstrap": alone,
         "raw": [b._asdict() for b in raw],
