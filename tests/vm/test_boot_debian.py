@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from hostplane.agent.bootstate import BootState
 from hostplane.image.recipe import Firmware
 from hostplane.local.qemu import Machine
+from tests.image.conftest import Build
+from tests.vm.conftest import RECIPE
 from tests.vm.guest import BOOT_SECONDS, TEST_SECONDS, Bench, Guest, larger
 
 pytestmark = pytest.mark.timeout(TEST_SECONDS)
@@ -72,3 +76,20 @@ def test_a_sealed_root_boots_and_a_corrupt_one_costs_its_attempt(
         host.log_in()
         assert host.run("findmnt -no SOURCE,FSTYPE /").split() == ["/dev/mapper/hostplane-root", "erofs"]
         assert "hostplane.slot=A" in host.run("cat /proc/cmdline")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts the layers of a root to pack it")
+def test_a_root_that_somebody_else_made_boots(build_shared: Build, tmp_path: Path) -> None:
+    """The `tree` backend: no package manager is asked; here the tree is a tar of what another build installed."""
+    built = build_shared(RECIPE, out=tmp_path / "packages", until="packages")
+    lower = ":".join(str(Path(row.layer) / "tree") for row in reversed(built.stages))
+    (tmp_path / "root").mkdir()
+    script = 'mount -t overlay overlay -o "lowerdir=$1" "$2" && tar -C "$2" --xattrs --sort=name -cf "$3" .'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", lower, tmp_path / "root", tmp_path / "root.tar"]
+    subprocess.run(command, check=True, timeout=300)
+    source = ("packages.backend=tree", f"packages.source={tmp_path / 'root.tar'}", "packages.include=[]")
+    build_shared(RECIPE, out=tmp_path / "out", overrides=source)
+    (tmp_path / "root.tar").unlink()
+    with Machine(tmp_path / "out/disk.raw") as machine:
+        host = Guest(machine)
+        assert host.banner() == ("A", "healthy")
