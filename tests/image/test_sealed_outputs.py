@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -277,6 +278,19 @@ def test_a_root_without_a_kernel_becomes_nothing_that_boots(output: Output, tmp_
     with pytest.raises(ImageError, match=output.value) as refused:
         sealing.pack()
     assert refused.value.name == "OutputNeedsKernel"
+
+
+def test_a_building_machine_without_room_is_named_as_such(trees: tuple[Path, Path], boot: Path, tmp_path: Path) -> None:
+    sealing = Sealing(tmp_path / "run", trees[0], recipe(outputs=(Output.RAW,)), boot)
+    sealing.seal()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * MIB, before[1]))
+    try:
+        with pytest.raises(ImageError) as refused:
+            sealing.pack()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.name == "MachineFull"
 
 
 def test_compiled_python_still_counts_after_its_sources_time_was_brought_back(boot: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Nothing here decides what is in the image: slot, root and boot images come from 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Iterator
@@ -77,7 +78,20 @@ class _Packing:
 
 
 def run(work: Work) -> None:
-    """Write the outputs and report.json."""
+    """Write the outputs and report.json.
+
+    Raises:
+        ImageError: OutputNeedsKernel, MachineFull; what making file systems, disks, tars and the bundle raises.
+    """
+    try:
+        _write(work)
+    except OSError as fault:
+        if fault.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ImageError("MachineFull", place=work.out, detail=fault.strerror) from fault
+
+
+def _write(work: Work) -> None:
     packing, wanted = _Packing(work), work.recipe.image.outputs
     plan = layout.plan(work.recipe)
     if not packing.booted("vmlinuz").is_file():
