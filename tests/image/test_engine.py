@@ -45,6 +45,20 @@ def test_a_file_that_an_initramfs_can_hold_makes_boot_again(tiny: Tiny) -> None:
     assert tiny.how()["boot"] == "made"
 
 
+def test_an_output_that_was_changed_in_place_is_made_anew(tiny: Tiny) -> None:
+    tiny.build()
+    tar = tiny.out / "root.tar"
+    was = tar.read_bytes()
+    with tar.open("ab") as file:
+        file.write(b"changed by hand")
+    made = [stage for stage, how in tiny.how().items() if how == "made"]
+    assert made == ["pack"]
+    assert tar.read_bytes() == was
+    tar.unlink()
+    assert set(tiny.how().values()) == {"cached"}
+    assert tar.read_bytes() == was
+
+
 def test_explain_names_the_input(tiny: Tiny) -> None:
     tiny.write('[sysctl]\n"vm.swappiness" = 1\n')
     tiny.build("--until", "scripts")

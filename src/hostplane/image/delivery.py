@@ -1,8 +1,9 @@
 """From the store to the directory the user asked for.
 
-Disks are copied (by reference where the file system can), because they are there to be booted and changed; everything
-else never changes and shares its blocks with the store. Each file appears whole or not at all; a file of the user's own
-beside them stays; what an earlier build delivered and this one does not goes.
+Outputs share their blocks with the store: a disk of a gigabyte is neither written twice nor kept twice. Since a disk is
+there to be booted, and so to be changed, the store knows of each output its size and time, and whether it is still what
+was made. Each file appears whole or not at all; a file of the user's own beside them stays; what an earlier build
+delivered and this one does not goes.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from secrets import token_hex
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Delivered", "deliver"]
+__all__ = ["Delivered", "Files", "deliver", "files_of"]
 
 _STAMP = ".hostplane-build.json"
-_CHANGES_IN_USE = (".raw", ".qcow2")
 _FICLONE = 0x40049409
 _CHUNK = 64 << 20
+
+
+Files = dict[str, tuple[int, int]]
+"""Bytes and time stamp in nanoseconds, by path."""
 
 
 class Delivered(Struct, frozen=True, kw_only=True):
@@ -40,8 +44,12 @@ class Delivered(Struct, frozen=True, kw_only=True):
 
 class _Stamp(Struct, frozen=True, kw_only=True):
     key: str
-    files: dict[str, tuple[int, int]]
-    """Bytes and time stamp in nanoseconds, by path."""
+    files: Files
+
+
+def files_of(top: Path) -> Files:
+    """What lies below `top`, so that a change of any of it can be seen later."""
+    return {str(path.relative_to(top)): _seen(path) for path in sorted(top.rglob("*")) if path.is_file()}
 
 
 def deliver(source: Path, target: Path, key: str) -> list[Delivered]:
@@ -55,11 +63,11 @@ def deliver(source: Path, target: Path, key: str) -> list[Delivered]:
 def _deliver(source: Path, target: Path, key: str) -> None:
     last = _last(target)
     if last is None or last.key != key or not all(_is_as(target / name, said) for name, said in last.files.items()):
-        files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+        files = files_of(source)
         (target / _STAMP).unlink(missing_ok=True)
         for name in files:
             _put(source / name, target / name)
-        stamp = _Stamp(key=key, files={str(name): _seen(target / name) for name in files})
+        stamp = _Stamp(key=key, files={name: _seen(target / name) for name in files})
         for gone in sorted(set(last.files if last else ()) - set(stamp.files), reverse=True):
             _drop(target, target / gone)
         (target / _STAMP).write_bytes(msgspec.json.encode(stamp))
@@ -84,7 +92,7 @@ def _put(source: Path, target: Path) -> None:
         left.unlink()
     fresh = target.with_name(f".{target.name}-{token_hex(4)}")
     try:
-        if source.suffix in _CHANGES_IN_USE or not _linked(source, fresh):
+        if not _linked(source, fresh):
             _copy(source, fresh)
         os.replace(fresh, target)
     finally:

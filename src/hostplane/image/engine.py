@@ -26,7 +26,7 @@ from hostplane.distros.profile import Profile
 from hostplane.errors import HostplaneError, ImageError, LocalError, RecipeError
 from hostplane.image import keys, namespace
 from hostplane.image.code import code_version
-from hostplane.image.delivery import Delivered, deliver
+from hostplane.image.delivery import Delivered, deliver, files_of
 from hostplane.image.keys import Made
 from hostplane.image.process import Redactor
 from hostplane.image.progress import Event as Told
@@ -176,6 +176,8 @@ class _Build:
             return self._make(stage, key, made, reasons)
         if (ran := self._take(stage, key, "cached")) is not None:
             return ran
+        if stage in self._anew:
+            return self._make(stage, key, made, ["an output was changed where it was delivered"])
         reasons = keys.why(last.made if last else None, made) or ["its result is no longer in the store"]
         return self._make(stage, key, made, reasons)
 
@@ -191,6 +193,10 @@ class _Build:
         if used is None:
             return None
         held, done = used
+        if done.outputs and done.outputs != files_of(self._store.layer(key) / "out"):
+            held.release()
+            self._anew.add(stage)
+            return None
         self._hold(held)
         self._done[stage] = done
         if how != "kept":
@@ -245,6 +251,7 @@ class _Build:
                         size=said.size,
                         boot=self._store.boot,
                         initramfs=said.initramfs,
+                        outputs=files_of(directory / "out") if stage is StageName.PACK else {},
                     )
                     with suppress(FileNotFoundError):
                         os.rename(log, directory / "log")

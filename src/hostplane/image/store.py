@@ -29,6 +29,7 @@ import msgspec
 from msgspec import Struct
 
 from hostplane.errors import LocalError
+from hostplane.image.delivery import Files
 from hostplane.image.keys import Made
 from hostplane.image.recipe import StageName
 
@@ -55,6 +56,8 @@ class Done(Struct, frozen=True, kw_only=True):
     """The machine's boot in which it was made."""
     initramfs: str
     """Digest of what the stage changed that an initramfs can hold."""
+    outputs: Files = {}
+    """pack only: what was made, so that a disk that was booted and changed is not taken for it."""
 
 
 class Layer(Struct, frozen=True, kw_only=True):

@@ -1,13 +1,14 @@
-"""Outputs appear whole, disks as copies of their own, and nothing of the user's own is lost."""
+"""Outputs appear whole, a change of them is seen, and nothing of the user's own is lost."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from hostplane.image.delivery import deliver
+from hostplane.image.delivery import deliver, files_of
 
 
 @pytest.fixture
@@ -25,27 +26,46 @@ def source(tmp_path: Path) -> Path:
     return out
 
 
-def test_a_disk_is_a_sparse_copy_and_the_rest_shares_its_blocks(tmp_path: Path, source: Path) -> None:
+def test_outputs_share_their_blocks_with_the_store(tmp_path: Path, source: Path) -> None:
     target = tmp_path / "build"
     rows = {Path(row.path).name: row for row in deliver(source, target, "k")}
-    assert (target / "disk.raw").read_bytes() == (source / "disk.raw").read_bytes()
-    assert not os.path.samefile(target / "disk.raw", source / "disk.raw")
+    assert os.path.samefile(target / "disk.raw", source / "disk.raw")
     assert os.path.samefile(target / "bundle/blobs/a", source / "bundle/blobs/a")
     assert rows["disk.raw"].size == 64 << 20
     assert rows["disk.raw"].on_disk < 1 << 20
     assert rows["bundle"].size == 6
 
 
+def test_where_blocks_cannot_be_shared_a_disk_stays_sparse(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "build"
+    rows = {Path(row.path).name: row for row in deliver(source, target, "k")}
+    assert (target / "disk.raw").read_bytes() == (source / "disk.raw").read_bytes()
+    assert not os.path.samefile(target / "disk.raw", source / "disk.raw")
+    assert rows["disk.raw"].on_disk < 1 << 20
+
+
 def test_what_is_there_already_is_not_touched(tmp_path: Path, source: Path) -> None:
     target = tmp_path / "build"
     deliver(source, target, "k")
-    before = (target / "disk.raw").stat().st_ino
+    (source / "bundle/index.json").unlink()  # would be missed, were anything delivered again
     deliver(source, target, "k")
-    assert (target / "disk.raw").stat().st_ino == before
+    assert (target / "bundle/index.json").exists()
+
+
+def test_a_changed_output_is_seen_on_both_sides(tmp_path: Path, source: Path) -> None:
+    target = tmp_path / "build"
+    made = files_of(source)
+    deliver(source, target, "k")
+    assert files_of(source) == made
     with (target / "disk.raw").open("r+b") as disk:
         disk.write(b"booted")
-    deliver(source, target, "k")
-    assert (target / "disk.raw").read_bytes()[:6] == bytes(6)
+    assert files_of(source) != made
 
 
 def test_outputs_of_an_earlier_build_go_and_files_of_others_stay(tmp_path: Path, source: Path) -> None:
