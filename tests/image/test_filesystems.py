@@ -20,6 +20,7 @@ from tests.image.richtree import EPOCH, Facts, add_socket, facts, plant, seen_in
 UUID = "0f8c8134-76df-59a0-b3d3-fa2f55a8dd71"
 OLD_FLOOR = ("-m", "crc=1,finobt=0,rmapbt=0,reflink=0,bigtime=0,inobtcount=0", "-i", "sparse=0,nrext64=0")
 NEW_FLOOR = ("-m", "crc=1,finobt=1,rmapbt=0,reflink=1,bigtime=1,inobtcount=1", "-i", "sparse=1,nrext64=0")
+NEWEST = ("-m", "crc=1,rmapbt=1,bigtime=1", "-i", "nrext64=1")
 CENTOS_7 = ("^metadata_csum", "^metadata_csum_seed", "^orphan_file", "^casefold", "^64bit")
 MIB = 1 << 20
 
@@ -62,6 +63,7 @@ MAKERS: dict[str, tuple[str, Make]] = {
     "ext4 of 1 KiB blocks": ("ext4", make_ext4(block_size=1024)),
     "xfs": ("xfs", make_xfs(NEW_FLOOR)),
     "xfs of CentOS 7": ("xfs", make_xfs(OLD_FLOOR)),
+    "xfs of today": ("xfs", make_xfs(NEWEST)),
     "erofs": ("erofs", make_erofs),
 }
 CHECKS: Mapping[str, Sequence[str]] = {

@@ -151,7 +151,7 @@ class _Image:
     def _extents(self, inode: bytes) -> Iterator[tuple[int, int, int]]:
         """(file block, image block, how many) of an inode's data."""
         if inode[5] == _EXTENTS:
-            yield from _records(inode[_CORE:], struct.unpack_from(">I", inode, 76)[0])
+            yield from _records(inode[_CORE:], _extent_count(inode))
             return
         level, count = struct.unpack_from(">HH", inode, _CORE)
         room = (inode[82] * 8 or len(inode) - _CORE) - 4
@@ -165,6 +165,12 @@ class _Image:
                 yield from _records(raw[72:], records)
             else:
                 yield from self._below(raw[72 + (len(raw) - 72) // 16 * 8 :], records, level - 1)
+
+
+def _extent_count(inode: bytes | bytearray) -> int:
+    """Of an inode's data; wide counters have another place."""
+    is_wide = struct.unpack_from(">Q", inode, 120)[0] & 16
+    return int(struct.unpack_from(">Q", inode, 24)[0] if is_wide else struct.unpack_from(">I", inode, 76)[0])
 
 
 def _records(raw: bytes, count: int) -> Iterator[tuple[int, int, int]]:
@@ -272,6 +278,8 @@ def _set_times(inode: bytearray, modified: int, epoch: int) -> None:
 
 def _set_attributes(inode: bytearray, attributes: dict[str, bytes]) -> bool:
     """Whether the attributes fit into the inode, and now are there."""
+    if inode[82] and inode[83] != _LOCAL:  # a newer mkfs.xfs has brought them, into blocks of their own
+        return True
     fork = bytearray()
     for name, value in attributes.items():
         flags, short, value = _stored(name, value)
@@ -294,7 +302,7 @@ def _data_size(inode: bytearray) -> int | None:
     if inode[5] == _BTREE:
         return None
     if inode[5] == _EXTENTS:
-        return int(struct.unpack_from(">I", inode, 76)[0]) * 16
+        return _extent_count(inode) * 16
     return int(struct.unpack_from(">Q", inode, 56)[0]) if inode[5] == _LOCAL else 8
 
 
