@@ -17,6 +17,10 @@ kernel/drivers/scsi/fcoe/fcoe.ko:
 kernel/drivers/scsi/sd_mod.ko:
 kernel/drivers/scsi/megaraid/megaraid_sas.ko.zst:
 kernel/drivers/net/e1000.ko:
+kernel/drivers/block/virtio_blk.ko.xz:
+kernel/drivers/block/nbd.ko:
+kernel/drivers/md/dm-verity.ko.zst: kernel/drivers/md/dm-mod.ko
+kernel/drivers/md/dm-mod.ko:
 kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko
 kernel/fs/jbd2/jbd2.ko:
 kernel/crypto/crc32c-intel.ko:
@@ -37,6 +41,9 @@ def test_an_initramfs_gets_what_disks_need_and_nothing_of_a_network(directory: P
         "kernel/drivers/ata/ahci.ko.xz",
         "kernel/drivers/ata/libahci.ko.xz",
         "kernel/drivers/ata/libata.ko.xz",
+        "kernel/drivers/block/virtio_blk.ko.xz",
+        "kernel/drivers/md/dm-mod.ko",
+        "kernel/drivers/md/dm-verity.ko.zst",
         "kernel/drivers/scsi/megaraid/megaraid_sas.ko.zst",
         "kernel/drivers/scsi/sd_mod.ko",
         "kernel/fs/ext4/ext4.ko",
