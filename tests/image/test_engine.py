@@ -195,6 +195,12 @@ def test_what_is_wrong_with_a_script_is_said(tiny: Tiny, script: str, code: str)
     assert "wrong" in done.stderr
 
 
+def test_tools_use_as_many_processors_as_allowed(tiny: Tiny) -> None:
+    tiny.write('[[script]]\nname = "count"\nplace = "host"\ncontent = "nproc > $OUT/count"\n')
+    tiny.build("--until", "scripts", "--jobs", "1")
+    assert (_layer(tiny, "scripts") / "out/count").read_text() == "1\n"
+
+
 def test_a_script_around_boot_keeps_what_it_changes(tiny: Tiny) -> None:
     tiny.write('[[script]]\nname = "late"\nstage = "boot"\nwhen = "before"\ncontent = "echo x > /etc/late"\n')
     tiny.build("--until", "slim")
