@@ -48,6 +48,8 @@ class _Platform(NamedTuple):
     display: tuple[str, ...]
     firmware: tuple[tuple[str, str], ...]
     """(code, variables) of UEFI, wherever the distributions put them; the first that exists is taken."""
+    secure: tuple[tuple[str, str], ...] = ()
+    """The same with Secure Boot on and Microsoft's keys in the variables."""
 
 
 _PLATFORMS = {
@@ -63,6 +65,12 @@ _PLATFORMS = {
             ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
             ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
             ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+        ),
+        (
+            ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+            ("/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"),
+            ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"),
+            ("/usr/share/qemu/ovmf-x86_64-smm-ms-code.bin", "/usr/share/qemu/ovmf-x86_64-smm-ms-vars.bin"),
         ),
     ),
     Arch.AARCH64: _Platform(
@@ -104,6 +112,7 @@ class Machine:
         reboots: bool = True,
         consoles: int = 1,
         variables: Path | None = None,
+        secure_boot: bool = False,
         live: Callable[[str], None] | None = None,
         raw: Callable[[bytes], None] | None = None,
         arguments: Sequence[str] = (),
@@ -120,13 +129,14 @@ class Machine:
             reboots: False: a reboot ends the machine.
             consoles: number of serial ports.
             variables: UEFI variables that are kept from one machine to the next; made when missing.
+            secure_boot: UEFI that starts nothing unsigned; x86_64 alone.
             live: is given what the first console says, at once, in another thread, without terminal escapes.
             raw: the same, every byte.
             arguments: more of QEMU's own.
         """
         self._disks = (disk, *drives)
         self._platform = _PLATFORMS[arch]
-        self._arch, self._firmware, self._bus, self._variables = arch, firmware, bus, variables
+        self._firmware, self._bus, self._variables, self._secure = firmware, bus, variables, secure_boot
         self._overlay, self._consoles, self._onlookers = overlay, consoles, (live, raw)
         self._network, self._forwards = network or bool(forwards), tuple(forwards)
         self._plain = ["-m", str(memory_mib), "-smp", str(cpus), *([] if reboots else ["-no-reboot"]), *arguments]
@@ -259,7 +269,8 @@ class Machine:
 
     def _command(self, lines: list[int]) -> list[str]:
         assert self._directory is not None
-        command = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", self._platform.machine]
+        machine = f"{self._platform.machine},smm=on" if self._secure else self._platform.machine
+        command = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", machine]
         if os.environ.get("HOSTPLANE_QEMU_ACCEL") == "kvm":
             command += ["-accel", "kvm", "-accel", "tcg,thread=multi", "-cpu", self._platform.kvm_cpu]
         else:
@@ -280,12 +291,14 @@ class Machine:
         return [*command, "-nic", "none", *self._plain]
 
     def _uefi(self, directory: Path) -> list[str]:
-        for code, template in self._platform.firmware:
+        for code, template in self._platform.secure if self._secure else self._platform.firmware:
             if Path(code).exists() and Path(template).exists():
                 variables = self._variables or directory / "variables.fd"
                 if not variables.exists():
                     shutil.copyfile(template, variables)
+                guarded = ["-global", "driver=cfi.pflash01,property=secure,value=on"] if self._secure else []
                 return [
+                    *guarded,
                     *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_quoted(code)}"),
                     *("-drive", f"if=pflash,unit=1,format=raw,file={_quoted(variables)}"),
                 ]

@@ -26,6 +26,7 @@ _LEAVE = b"\x1d"  # Ctrl-]
 @click.option(
     "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="What starts it."
 )
+@click.option("--secure-boot", is_flag=True, help="UEFI that starts nothing unsigned.")
 @click.option("--arch", type=click.Choice(["x86_64", "aarch64"]), help="Processor (default: what the report says).")
 @click.option("--memory", type=click.IntRange(256), default=2048, show_default=True, metavar="MIB", help="Its memory.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True, help="Its processors.")
@@ -37,6 +38,7 @@ _LEAVE = b"\x1d"  # Ctrl-]
 def command(
     out: Path,
     firmware: str,
+    secure_boot: bool,
     arch: str | None,
     memory: int,
     cpus: int,
@@ -58,13 +60,14 @@ def command(
 
     machine = Machine(
         bootcheck.find_disk(out),
-        Firmware(firmware),
+        Firmware.UEFI if secure_boot else Firmware(firmware),
         arch=_arch(out, arch),
         memory_mib=memory,
         cpus=cpus,
         overlay=not write,
         forwards=[(ssh, 22)] if ssh else (),
         network=True,
+        secure_boot=secure_boot,
         live=None if interactive else _show,
         raw=_pass if interactive else None,
     )
