@@ -161,6 +161,24 @@ def test_a_manager_that_stays_has_sources_without_a_password(build_shared: Build
     assert "@" not in text
 
 
+def test_a_script_may_install_with_the_image_s_own_apt_and_leaves_nothing_of_it(
+    build_shared: Build, recipe: Path, tmp_path: Path
+) -> None:
+    script = """
+[[script]]
+name = "install"
+network = true
+content = "apt-get -qq update && apt-get -qq -y --no-install-recommends install netbase"
+"""
+    recipe.write_text(RECIPE + script, encoding="utf-8")
+    built = build_shared(recipe, out=tmp_path / "out", until="slim")
+    slim = _row(built, StageName.SLIM) / "tree"
+    assert "netbase" in {package.name for package in debdb.installed(slim)}
+    trees = [Path(row.layer) / "tree" for row in built.stages if row.stage is not StageName.BOOT]
+    for gone in ("etc/apt", "var/lib/apt", "var/cache/apt", "usr/bin/apt-get"):
+        assert not _is_there(trees, gone), gone
+
+
 @pytest.fixture
 def sealed(build_shared: Build, recipe: Path, tmp_path: Path) -> Built:
     """The whole root, slimmed, with what is said about it."""

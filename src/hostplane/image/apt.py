@@ -338,7 +338,7 @@ def _connection_options(repos: Iterable[Repository], profile: Profile) -> list[s
 
 def _machine_options(run: Run) -> list[str]:
     """How the machine reaches its own archives: proxies, certificates, whether dates are checked."""
-    dump = run(["apt-config", "dump"]).decode()
+    dump = run(["apt-config", "dump", "Acquire"]).decode()
     return [line for line in dump.splitlines() if line.startswith(_MACHINE_OPTIONS) and not line.endswith('"";')]
 
 

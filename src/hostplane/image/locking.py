@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,7 +48,8 @@ def locked_now(recipe: Recipe, profile: Profile, store: Path) -> Lock:
     """
     place = Store(store)
     log_path = place.path / "logs" / f"{recipe.name}-lock.log"
-    with tempfile.TemporaryDirectory(dir=place.path / "tmp", prefix="lock-") as scratch, log_path.open("wb", 0) as log:
+    scratch, held = place.begin("lock")
+    with held, log_path.open("wb", 0) as log:
         runner = Runner(Path("/"), log, log_path, redact=Redactor(secret_values(recipe)))
 
         def run(
@@ -66,4 +67,7 @@ def locked_now(recipe: Recipe, profile: Profile, store: Path) -> Lock:
 
         unlocked = replace(recipe, packages=replace(recipe.packages, lock=None))
         backend = backend_for(unlocked, profile)
-        return backend.lock(unlocked, profile, cache=place.cache, scratch=Path(scratch), run=run)
+        try:
+            return backend.lock(unlocked, profile, cache=place.cache, scratch=scratch, run=run)
+        finally:
+            shutil.rmtree(scratch)

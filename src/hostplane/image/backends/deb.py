@@ -31,10 +31,13 @@ from hostplane.image.stage import Inputs, Run, Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages", "wanted"]
+__all__ = ["SOURCES", "bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages", "wanted"]
 
 _NOTHING = Path("/dev/null")
 _FAST = "--force-unsafe-io"
+SOURCES = "/etc/apt/sources.list.d/image.sources"
+"""What the image's own apt would ask, where it stays."""
+_KEYS = "/etc/apt/keyrings"
 
 
 def wanted(recipe: Recipe, profile: Profile) -> list[str]:
@@ -122,8 +125,7 @@ def packages(work: Work) -> None:
         options += [f"DPkg::Options::={word}" for word in (_FAST, "--force-confold")]
         apt.call("--yes", "--no-download", *words, status=status, options=options, env=_environment(work))
     normalise(work.root, work.epoch)
-    if work.recipe.packages.keep_manager:
-        _leave_sources(apt, work.root)
+    _leave_sources(apt, work.root)
 
 
 def lock(recipe: Recipe, profile: Profile, *, cache: Path, scratch: Path, run: Run) -> Lock:
@@ -216,17 +218,20 @@ def _environment(work: Work) -> dict[str, str]:
 
 
 def _leave_sources(apt: Apt, root: Path) -> None:
-    """Sources for the manager that stays: without passwords, with the keys that the image does not have itself."""
+    """Sources for the user's scripts, and for a manager that stays (slim removes them otherwise).
+
+    Without passwords; with the keys that the image does not have itself.
+    """
     left = []
     for source in (each.public() for each in apt.sources):
         key = Path(source.signed_by)
         if source.signed_by and key.is_file() and not within(root, source.signed_by).is_file():
-            kept = within(root, f"/etc/apt/keyrings/{key.name}")
+            kept = within(root, f"{_KEYS}/{key.name}")
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(key.read_bytes())
-            source = replace(source, signed_by=f"/etc/apt/keyrings/{key.name}")
+            source = replace(source, signed_by=f"{_KEYS}/{key.name}")
         left.append(source)
-    within(root, "/etc/apt/sources.list.d/image.sources").write_text(render(left), encoding="utf-8")
+    within(root, SOURCES).write_text(render(left), encoding="utf-8")
 
 
 @contextmanager

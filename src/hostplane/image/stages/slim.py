@@ -20,7 +20,7 @@ from msgspec import to_builtins
 from hostplane.distros.profile import Profile
 from hostplane.image import debdb, kernelmodules, managers, rpmdb
 from hostplane.image.backends import Package
-from hostplane.image.backends.deb import wanted
+from hostplane.image.backends.deb import SOURCES, wanted
 from hostplane.image.recipe import Recipe, StageName
 from hostplane.image.rootglob import matches, remove
 from hostplane.image.rootpath import within
@@ -122,8 +122,7 @@ def _remove_managers(work: Work) -> list[Package]:
     if profile.package_format == "deb":
         before = debdb.installed(root)
         names = managers.remove_deb(root, profile.manager_packages, wanted(work.recipe, profile), work.run)
-        if "apt" in names:
-            _remove(root, _PLACES_OF_APT)
+        _remove(root, _PLACES_OF_APT if "apt" in names else [SOURCES])
     else:
         before = list(rpmdb.installed(root))
         names = managers.remove_rpm(root, profile.manager_packages, work.run)
