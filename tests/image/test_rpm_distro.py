@@ -20,7 +20,9 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     return load("openEuler", RELEASE, "x86_64", extra=[write_distro_file(tmp_path_factory.mktemp("distros"))])
 
 
-def _layers(profile: Profile, store: Store, out: Path, *names: str) -> list[Path]:
+def _layers(
+    profile: Profile, store: Store, out: Path, *names: str, kernel: bool = False, until: StageName = StageName.PACKAGES
+) -> list[Path]:
     distro = rpm_distro()
     mirror = Repository(name="mirror", url=str(distro.repository), key=str(distro.key))
     recipe = Recipe(
@@ -30,9 +32,9 @@ def _layers(profile: Profile, store: Store, out: Path, *names: str) -> list[Path
         release=RELEASE,
         source_date_epoch=EPOCH,
         kubernetes=Kubernetes(runtime="none"),
-        packages=Packages(repositories=(mirror,), kernel=False, include=names),
+        packages=Packages(repositories=(mirror,), kernel=kernel, include=names),
     )
-    wish = engine.Wish(until=StageName.PACKAGES)
+    wish = engine.Wish(until=until)
     built = engine.build(recipe, profile, store=store, out=out, wish=wish, show=lambda event: None)
     return [Path(row.layer) / "tree" for row in built.stages]
 
@@ -58,3 +60,13 @@ def test_the_images_own_rpm_finds_every_package(
     assert sorted(said.split()) == [each.name for each in rpmdb.installed(layers[-1])]
     assert package in said
     assert sorted(path.name for path in (layers[-1] / DATABASE).iterdir()) == ["rpmdb.sqlite"]
+
+
+@pytest.mark.long
+def test_two_builds_seal_the_same_images(profile: Profile, shared_store: Store, tmp_path: Path) -> None:
+    """The root with its package database, and the boot image with what dracut made."""
+    seals = []
+    for store in (shared_store, engine.open_store(tmp_path / "store")):
+        layers = _layers(profile, store, tmp_path / "out", "hello", kernel=True, until=StageName.SEAL)
+        seals.append((layers[-1].parent / "out/seal.json").read_bytes())
+    assert seals[0] == seals[1]
