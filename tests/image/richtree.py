@@ -81,7 +81,7 @@ def plant(tree: Path, seed: int = 1) -> Path:
     for count, parent in ((40, "some"), (300, "many"), (2500, "thousands")):
         (tree / parent).mkdir()
         for name in chance.sample(names[:count], count):
-            _write(tree / parent / name, name.encode() if count < 1000 else b"")
+            _write(tree / parent / name, name.encode())
     if os.geteuid() == 0:
         os.mknod(tree / "character", 0o620 | stat.S_IFCHR, os.makedev(5, 1))
         os.mknod(tree / "block", 0o660 | stat.S_IFBLK, os.makedev(259, 300))
@@ -90,6 +90,8 @@ def plant(tree: Path, seed: int = 1) -> Path:
         os.setxattr(tree / "capable", "security.selinux", _LABEL)
         os.setxattr(tree / "link", "security.selinux", _LABEL, follow_symlinks=False)
         os.setxattr(tree / "sticky", "trusted.hostplane", b"\0binary\xff")
+        for parent in ("some", "many", "thousands"):  # directories of every form that xfs has
+            os.setxattr(tree / parent, "security.selinux", _LABEL)
         os.setxattr(tree, "security.selinux", b"system_u:object_r:root_t:s0\0")
     os.setxattr(tree / "plain", "user.note", b"kept")
     os.setxattr(tree / "plain", "user.empty", b"")

@@ -231,6 +231,26 @@ def test_xfs_refuses_attributes_that_an_inode_cannot_hold(run: Run, tmp_path: Pa
     assert refused.value.name == "XfsAttributesUnfit"
 
 
+def test_xfs_takes_larger_inodes_where_attributes_need_them(run: Run, tmp_path: Path) -> None:
+    """From 19 to 21 pieces of a directory fill an inode of 512 bytes to where no label fits beside them."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"x")
+    for number in range(5):
+        os.setxattr(tree / "file", f"user.note-{number}", bytes([number]) * 200)
+    for count in (1250, 1350, 1450, 2600):
+        (tree / str(count)).mkdir()
+        for number in range(count):
+            (tree / str(count) / f"a-name-of-the-usual-length-{number:04}").write_bytes(b"x")
+        os.setxattr(tree / str(count), "security.selinux", b"system_u:object_r:usr_t:s0\0")
+    for path in tree.rglob("*"):
+        os.utime(path, (EPOCH, EPOCH))
+    make_xfs(NEW_FLOOR)(tree, tmp_path / "image", run)
+    checked("xfs", tmp_path / "image")
+    found = {path: {**fact, "names": [path]} if "names" in fact else fact for path, fact in facts(tree).items()}
+    assert seen_in(tmp_path / "image", "xfs", tmp_path / "at") == found
+
+
 @pytest.mark.parametrize("name", [" ", ":", "$"])
 def test_xfs_refuses_a_name_it_cannot_be_told(name: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()

@@ -28,9 +28,13 @@ _MIB = 1 << 20
 LEAST = 300 * _MIB
 """mkfs.xfs makes nothing smaller."""
 _LOG = 64 * _MIB
-_GROUPS = 4
+_GROUPS, _GROUPS_FITTED = 4, 2
+"""Of allocation: few where all is nearly full, since a directory grows only within its own."""
+_INODES = (512, 1024, 2048)
+"""Bytes of an inode: the larger ones where attributes do not fit beside the data's place."""
 _TRIES = 6
-_FULL = ("cannot reserve space", "allocating", "too small")
+_FULL = ("[28 - ", "too small")
+"""What mkfs.xfs says when the image is full, or the part of it where a directory has to grow; 28 is ENOSPC."""
 _KINDS = {
     stat.S_IFDIR: "d",
     stat.S_IFREG: "-",
@@ -60,32 +64,52 @@ def make(
     Raises:
         ImageError: XfsNameUnfit, XfsAttributesUnfit, ContentTooLarge, ToolMissing, ToolFailed.
     """
-    wanted = size or _fitted(tree)
+    wanted, groups = size or _fitted(tree), _GROUPS
     if size is None:  # never written, so that room kept for its own indexes would be lost
+        groups = _GROUPS_FITTED
         counted = {"inobtcount": "0"} if any("inobtcount" in word for word in options) else {}
-        options = tuple(_merged(options, finobt="0", reflink="0", rmapbt="0", **counted))
+        options = _with(options, "-m", finobt="0", reflink="0", rmapbt="0", **counted)
+    options = _with(options, "-m", uuid=uuid)
     with TemporaryDirectory(dir=target.parent) as name:
         desk = Path(name)
         (desk / "tree").symlink_to(tree.absolute())
         with (desk / "prototype").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             lines.writelines(f"{line}\n" for line in _prototype(tree, desk))
-        for attempt in range(_TRIES):
-            target.unlink(missing_ok=True)
-            with target.open("wb") as image:
-                image.truncate(wanted)
+        for inode_size in _INODES:
+            words = [*_with(options, "-i", size=str(inode_size)), "-d", f"agcount={groups}", "-L", label[:12]]
+            made = _fill(desk, target, wanted, size is None, words, epoch, run)
+            if made is None:
+                raise ImageError("ContentTooLarge", label=label, room=wanted // _MIB)
             try:
-                _mkfs(desk, target, label, uuid, options, epoch, run)
-                break
+                xfsinodes.finish(target, tree, epoch)
+                return made
             except ImageError as error:
-                tail = error.reason.params.get("tail")
-                said = "\n".join(tail).lower() if isinstance(tail, list) else ""
-                if not any(word in said for word in _FULL):
+                if error.name != "XfsAttributesUnfit" or inode_size == _INODES[-1]:
                     raise
-                if size is not None or attempt == _TRIES - 1:
-                    raise ImageError("ContentTooLarge", label=label, room=wanted // _MIB) from error
-                wanted += max(_MIB, wanted // 25 // _MIB * _MIB)
-    xfsinodes.finish(target, tree, epoch)
-    return wanted
+    raise AssertionError("the last size of an inode returns or raises")
+
+
+def _fill(desk: Path, target: Path, size: int, may_grow: bool, words: list[str], epoch: int, run: Run) -> int | None:
+    """Make the image with what the desk holds; its size, which is larger than `size` where that was too little and it
+    may grow. None: it does not fit."""
+    when = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    command = ["faketime", "-f", when, "mkfs.xfs", "-q", "-f", *words]
+    command += ["-l", f"internal=1,size={_LOG}", "-p", "prototype", str(target.absolute())]
+    clock = {"TZ": "UTC", "NO_FAKE_STAT": "1", "SOURCE_DATE_EPOCH": str(epoch), "DETERMINISTIC_SEED": "1"}
+    for _ in range(_TRIES if may_grow else 1):
+        target.unlink(missing_ok=True)
+        with target.open("wb") as image:
+            image.truncate(size)
+        try:
+            run(command, env=clock, cwd=desk)
+            return size
+        except ImageError as error:
+            tail = error.reason.params.get("tail")
+            said = "\n".join(tail).lower() if isinstance(tail, list) else ""
+            if not any(word in said for word in _FULL):
+                raise
+            size += max(_MIB, size // 25 // _MIB * _MIB)
+    return None
 
 
 def _fitted(tree: Path) -> int:
@@ -94,23 +118,13 @@ def _fitted(tree: Path) -> int:
     return max(LEAST, -(-(blocks * 4096 + _LOG + 8 * _MIB) // _MIB) * _MIB)
 
 
-def _mkfs(desk: Path, target: Path, label: str, uuid: str, options: tuple[str, ...], epoch: int, run: Run) -> None:
-    when = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    words = ["faketime", "-f", when, "mkfs.xfs", "-q", "-f", *_merged(options, uuid=uuid), "-L", label[:12]]
-    words += ["-d", f"agcount={_GROUPS}", "-l", f"internal=1,size={_LOG}", "-p", "prototype", str(target.absolute())]
-    clock = {"TZ": "UTC", "NO_FAKE_STAT": "1", "SOURCE_DATE_EPOCH": str(epoch), "DETERMINISTIC_SEED": "1"}
-    run(words, env=clock, cwd=desk)
-
-
-def _merged(options: tuple[str, ...], **metadata: str) -> list[str]:
-    """`options` with `metadata` among those that follow -m, which may be given once only in old versions."""
-    words = list(options)
-    if "-m" not in words:
-        words += ["-m", ""]
-    at = words.index("-m") + 1
+def _with(options: tuple[str, ...], flag: str, **values: str) -> tuple[str, ...]:
+    """`options` with `values` among those that follow `flag`, which old versions take only once."""
+    words = list(options) if flag in options else [*options, flag, ""]
+    at = words.index(flag) + 1
     said = dict(word.split("=", 1) for word in words[at].split(",") if word)
-    words[at] = ",".join(f"{name}={value}" for name, value in {**said, **metadata}.items())
-    return words
+    words[at] = ",".join(f"{name}={value}" for name, value in {**said, **values}.items())
+    return tuple(words)
 
 
 def _prototype(tree: Path, desk: Path) -> Iterator[str]:

@@ -288,19 +288,31 @@ def _set_attributes(inode: bytearray, attributes: dict[str, bytes]) -> bool:
         fork += bytes((len(short), len(value), flags)) + short + value
     size = len(fork) + 4
     fork[:0] = struct.pack(">HBx", size, len(attributes))
-    used = _data_size(inode)
     start = (len(inode) - _CORE - size) // 8 * 8
-    if used is None or len(attributes) > 255 or start < max(used, 8):
+    if len(attributes) > 255 or start < max(_data_size(inode), 8):
         return False
+    if inode[5] == _BTREE:
+        _narrow(inode, start)
     inode[82], inode[83] = start // 8, _LOCAL
     inode[_CORE + start :] = fork.ljust(len(inode) - _CORE - start, b"\0")
     return True
 
 
-def _data_size(inode: bytearray) -> int | None:
-    """Bytes that the inode's data takes within it; None where the attributes' place is not free to choose."""
+def _narrow(inode: bytearray, size: int) -> None:
+    """Have a tree's root take `size` bytes of the inode: the keys stay, the pointers begin in the middle."""
+    (count,) = struct.unpack_from(">H", inode, _CORE + 2)
+    first = _CORE + 4
+    old = first + ((inode[82] * 8 or len(inode) - _CORE) - 4) // 16 * 8
+    pointers = inode[old : old + count * 8]
+    new = first + (size - 4) // 16 * 8
+    inode[first + count * 8 : _CORE + size] = bytes(size - 4 - count * 8)
+    inode[new : new + count * 8] = pointers
+
+
+def _data_size(inode: bytearray) -> int:
+    """Bytes that the inode's data takes within it, at least."""
     if inode[5] == _BTREE:
-        return None
+        return 4 + int(struct.unpack_from(">H", inode, _CORE + 2)[0]) * 16
     if inode[5] == _EXTENTS:
         return _extent_count(inode) * 16
     return int(struct.unpack_from(">Q", inode, 56)[0]) if inode[5] == _LOCAL else 8
