@@ -153,8 +153,8 @@ def _boot(disk: GrubDisk, firmware: Firmware) -> str | None:
 @pytest.mark.parametrize(
     ("firmware", "count"),
     [
-        (Firmware.BIOS, 24),
-        (Firmware.UEFI, 3),
+        (Firmware.BIOS, 10),
+        (Firmware.UEFI, 2),
         pytest.param(Firmware.BIOS, 128, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
         pytest.param(Firmware.UEFI, 128, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     ],
@@ -171,10 +171,11 @@ def test_a_real_boot_reaches_the_kernel_of_the_reference(tmp_path: Path, firmwar
 
 @pytest.mark.parametrize("firmware", Firmware)
 def test_a_bad_image_is_tried_as_often_as_it_has_tries_and_then_left(tmp_path: Path, firmware: Firmware) -> None:
-    disk = GrubDisk(tmp_path, BootState(3, "B", True, 0, False, 2))
+    tries = 3 if firmware is Firmware.BIOS else 1
+    disk = GrubDisk(tmp_path, BootState(3, "B", True, 0, False, tries))
     with _machine(disk.path, firmware) as machine:
-        tried = [machine.wait_for(SAYS, _SECONDS)[2] for _ in range(4)]
-    assert tried == ["B", "B", "A", "A"]
+        booted = [machine.wait_for(SAYS, _SECONDS)[2] for _ in range(tries + 2)]
+    assert booted == [*"B" * tries, "A", "A"]
 
 
 def test_the_kernel_is_told_its_slot_and_what_ends_every_hang(tmp_path: Path) -> None:
