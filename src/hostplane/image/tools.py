@@ -25,6 +25,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "dracut": ("dracut-core", "dracut"),
     "dump.erofs": ("erofs-utils", "erofs-utils"),
     "e2fsck": ("e2fsprogs", "e2fsprogs"),
+    "faketime": ("faketime", "libfaketime"),
     "fsck.erofs": ("erofs-utils", "erofs-utils"),
     "getfattr": ("attr", "attr"),
     "getfacl": ("acl", "acl"),
