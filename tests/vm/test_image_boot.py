@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,16 @@ def test_a_boot_that_gets_nowhere_ends_with_what_was_seen(tmp_path: Path, capfd:
 def test_a_directory_without_a_disk_names_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert _boot(tmp_path) == 3
     assert "disk.raw" in capfd.readouterr().err
+
+
+def test_a_stopped_command_leaves_no_machine_and_no_file(tmp_path: Path) -> None:
+    out = _out(tmp_path, "\nhello\n")
+    places = tmp_path / "tmp"
+    places.mkdir()
+    command = [sys.executable, "-m", "hostplane.cli", "image", "boot", str(out), "--memory", "256"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(places)}) as process:
+        assert process.stdout is not None
+        assert b"hello" in process.stdout.readline() + process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    assert list(places.iterdir()) == []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import tty
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -58,6 +59,8 @@ def command(
     from hostplane.local import bootcheck
     from hostplane.local.qemu import Machine
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the machine's files go with it
+        signal.signal(number, _interrupt)
     machine = Machine(
         bootcheck.find_disk(out),
         Firmware.UEFI if secure_boot else Firmware(firmware),
@@ -84,6 +87,10 @@ def command(
             _say("MachineKept", ssh=f"ssh -p {ssh} root@127.0.0.1" if ssh else "--ssh PORT")
             _stay(machine)
     return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _say(name: str, **params: object) -> None:
