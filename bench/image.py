@@ -197,8 +197,8 @@ def run(quick: bool) -> list[Figure]:
     if idle is not None:
         reclaimable = idle["Buffers"] + idle["Cached"] + idle["SReclaimable"]
         note = (
-            f"total - free - buffers and caches, as free(1) counts it; {idle['MemTotal'] - idle['MemAvailable']:.0f} MiB "
-            f"by MemAvailable, with the kernel's reserve; {_IDLE_SECONDS} s after start; root image {root:.0f} MiB"
+            f"total - free - buffers and caches; {idle['MemTotal'] - idle['MemAvailable']:.0f} MiB by MemAvailable, "
+            f"with the kernel's reserve; {_IDLE_SECONDS} s after start; root image {root:.0f} MiB"
         )
         used = idle["MemTotal"] - idle["MemFree"] - reclaimable
         name = "image: idle memory of the booted host"
