@@ -22,7 +22,7 @@ from typing import NamedTuple
 import psutil
 
 from bench.figures import Figure, save
-from hostplane.image.backends.deb import wanted
+from hostplane.image.backends import wanted
 from hostplane.image.check import check
 from hostplane.image.lock import read as read_lock
 from hostplane.image.recipe import Firmware

@@ -53,6 +53,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     """Path in the root of GRUB's modules, without the platform: /usr/lib/grub."""
     initramfs: str
     """initramfs-tools or dracut."""
+    verity_packages: tuple[str, ...] = ()
+    """What the initramfs opens a sealed root with: `veritysetup`, however it is called."""
     bootstrap_packages: tuple[str, ...] = ()
     """rpm only: what the first transaction into an empty root installs, so that later scripts find a shell."""
     kernel_packages: tuple[str, ...]

@@ -64,6 +64,7 @@ class Packages(_Table, frozen=True, kw_only=True):
     kernel: _Some
     boot: _Some
     base: _Some
+    verity: _Packages = ()
     manager: _Packages
     release: _Package
 
@@ -137,6 +138,7 @@ class Facts(_Table, frozen=True, kw_only=True):
             boot_packages=self.packages.boot,
             base_packages=self.packages.base,
             runtime_packages=dict(self.runtimes),
+            verity_packages=self.packages.verity,
             manager_packages=self.packages.manager,
             release_package=self.packages.release,
             platform=self.platform,

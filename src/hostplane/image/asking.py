@@ -6,7 +6,7 @@ isolate, and an ordinary user could not take the network away from a program tha
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +37,8 @@ def desk(recipe: Recipe, store: Path, purpose: str) -> Iterator[Desk]:
     """A place to ask from, with a log of its own in the store; secrets of the recipe are kept out of it."""
     place = Store(store)
     log_path = place.path / "logs" / f"{recipe.name}-{purpose}.log"
-    prefix = f"{purpose}-"
-    with tempfile.TemporaryDirectory(dir=place.path / "tmp", prefix=prefix) as scratch, log_path.open("wb", 0) as log:
+    scratch, held = place.begin(purpose)
+    with held, log_path.open("wb", 0) as log:
         runner = Runner(Path("/"), log, log_path, redact=Redactor(secret_values(recipe)))
 
         def run(
@@ -53,4 +53,7 @@ def desk(recipe: Recipe, store: Path, purpose: str) -> Iterator[Desk]:
         ) -> bytes:
             return runner(argv, network=True, env=env, stdin=stdin, timeout=timeout, cwd=cwd)
 
-        yield Desk(run=run, cache=place.cache, scratch=Path(scratch))
+        try:
+            yield Desk(run=run, cache=place.cache, scratch=scratch)
+        finally:
+            shutil.rmtree(scratch)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from hostplane import distros
 from hostplane.distros.profile import Profile
+from hostplane.image.asking import desk
 from hostplane.image.backends import Lock, backend_for
 from hostplane.image.check import findings
 from hostplane.image.findings import RecipeRefusedError
-from hostplane.image.process import Redactor, Runner
 from hostplane.image.read import read_recipe
 from hostplane.image.recipe import Recipe
-from hostplane.image.store import Store
-from hostplane.image.userscripts import secret_values
 
 __all__ = ["locked_now", "read_for_locking"]
 
@@ -46,28 +43,7 @@ def locked_now(recipe: Recipe, profile: Profile, store: Path) -> Lock:
     Raises:
         ImageError, RecipeError: as the backend's `lock`.
     """
-    place = Store(store)
-    log_path = place.path / "logs" / f"{recipe.name}-lock.log"
-    scratch, held = place.begin("lock")
-    with held, log_path.open("wb", 0) as log:
-        runner = Runner(Path("/"), log, log_path, redact=Redactor(secret_values(recipe)))
-
-        def run(
-            argv: Sequence[str],
-            *,
-            chroot: bool = False,
-            network: bool = False,
-            env: Mapping[str, str] | None = None,
-            stdin: bytes | None = None,
-            timeout: float = 1800.0,
-            cwd: Path | None = None,
-        ) -> bytes:
-            """Always with the network: to take it away needs rights that an ordinary user has only in a worker."""
-            return runner(argv, network=True, env=env, stdin=stdin, timeout=timeout, cwd=cwd)
-
-        unlocked = replace(recipe, packages=replace(recipe.packages, lock=None))
-        backend = backend_for(unlocked, profile)
-        try:
-            return backend.lock(unlocked, profile, cache=place.cache, scratch=scratch, run=run)
-        finally:
-            shutil.rmtree(scratch)
+    unlocked = replace(recipe, packages=replace(recipe.packages, lock=None))
+    backend = backend_for(unlocked, profile)
+    with desk(recipe, store, "lock") as at:
+        return backend.lock(unlocked, profile, cache=at.cache, scratch=at.scratch, run=at.run)

@@ -20,7 +20,7 @@ from hostplane.errors import ImageError, RecipeError
 from hostplane.image import dnf as dnfs
 from hostplane.image.apt import Apt, archive_sources
 from hostplane.image.apt import repositories as deb_repositories
-from hostplane.image.backends import Locked, deb, dnf, rpms
+from hostplane.image.backends import Locked, rpms, wanted
 from hostplane.image.dnf import sha256
 from hostplane.image.recipe import Backend, Recipe, Repository
 from hostplane.image.stage import Run
@@ -126,7 +126,7 @@ def _rpm(repos: Sequence[Repository], recipe: Recipe, profile: Profile, cache: P
     tool = dnfs.Dnf(recipe, profile, repos, cache=cache, scratch=scratch, run=run)
     root = scratch / "root"
     (root / dnfs.DATABASE).mkdir(parents=True)
-    names = sorted({*profile.bootstrap_packages, *dnf.wanted(recipe, profile)})
+    names = sorted({*profile.bootstrap_packages, *wanted(recipe, profile)})
     asked = [Found(name=name, found=is_there) for name, is_there in tool.known(root, names).items()]
     resolved: Sequence[Locked] = ()
     problem = None
@@ -148,7 +148,7 @@ def _deb(recipe: Recipe, profile: Profile, cache: Path, scratch: Path, run: Run)
     repos = deb_repositories(recipe, profile)
     tool = Apt(recipe, profile, cache=cache, scratch=scratch, run=run, log=lambda text: None)
     tool.update(force=True)
-    names = deb.wanted(recipe, profile)
+    names = wanted(recipe, profile)
     known = set(run(["apt-cache", "pkgnames"], env=tool.environment).decode().split())
     asked = [Found(name=name, found=name.partition(":")[0] in known) for name in names]
     resolved: list[Locked] = []

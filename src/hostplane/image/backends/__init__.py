@@ -18,7 +18,7 @@ from hostplane.distros.profile import Profile
 from hostplane.image import recipe as recipes
 from hostplane.image.stage import Inputs, Run, Work
 
-__all__ = ["Backend", "Lock", "Locked", "Package", "backend_for", "backend_module"]
+__all__ = ["Backend", "Lock", "Locked", "Package", "backend_for", "backend_module", "wanted"]
 
 
 class Package(Struct, frozen=True, kw_only=True):
@@ -87,6 +87,19 @@ class Backend(Protocol):
 
     def installed(self, root: Path) -> Sequence[Package]:
         """The packages of `root`, sorted by name; reads the database, runs nothing of the root."""
+
+
+def wanted(recipe: recipes.Recipe, profile: Profile) -> list[str]:
+    """The packages that deb and dnf are asked for by name, sorted."""
+    asked = list(recipe.packages.include)
+    if recipe.packages.defaults:
+        asked += profile.base_packages
+        asked += profile.runtime_packages.get(recipe.kubernetes.runtime, ())
+    if recipe.packages.kernel:
+        asked += profile.kernel_packages + profile.boot_packages
+    if recipe.disk.verity:
+        asked += profile.verity_packages
+    return sorted(set(asked) - set(recipe.packages.exclude))
 
 
 def backend_for(recipe: recipes.Recipe, profile: Profile) -> Backend:

@@ -20,7 +20,7 @@ from hostplane.errors import ImageError
 from hostplane.image import debdb
 from hostplane.image import lock as locks
 from hostplane.image.apt import Apt, Archive, repositories
-from hostplane.image.backends import Lock, Locked, Package
+from hostplane.image.backends import Lock, Locked, Package, wanted
 from hostplane.image.dpkg import normalise, quiet
 from hostplane.image.mounts import MS_BIND, api_mounts, mount, umount
 from hostplane.image.recipe import Recipe, Repository
@@ -31,24 +31,13 @@ from hostplane.image.stage import Inputs, Run, Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SOURCES", "bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages", "wanted"]
+__all__ = ["SOURCES", "bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages"]
 
 _NOTHING = Path("/dev/null")
 _FAST = "--force-unsafe-io"
 SOURCES = "/etc/apt/sources.list.d/image.sources"
 """What the image's own apt would ask, where it stays."""
 _KEYS = "/etc/apt/keyrings"
-
-
-def wanted(recipe: Recipe, profile: Profile) -> list[str]:
-    """The packages asked for by name, sorted."""
-    asked = list(recipe.packages.include)
-    if recipe.packages.defaults:
-        asked += profile.base_packages
-        asked += profile.runtime_packages.get(recipe.kubernetes.runtime, ())
-    if recipe.packages.kernel:
-        asked += profile.kernel_packages + profile.boot_packages
-    return sorted(set(asked) - set(recipe.packages.exclude))
 
 
 def inputs_bootstrap(recipe: Recipe, profile: Profile) -> Inputs:

@@ -22,7 +22,7 @@ from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
 from hostplane.image import lock as locks
 from hostplane.image import rpmdb, rpmkeys
-from hostplane.image.backends import Lock, Locked, Package
+from hostplane.image.backends import Lock, Locked, Package, wanted
 from hostplane.image.dnf import DATABASE, Dnf, address, repositories, sha256
 from hostplane.image.mounts import MS_BIND, api_mounts, mount, umount
 from hostplane.image.recipe import Recipe, Repository
@@ -38,7 +38,6 @@ __all__ = [
     "lock",
     "lock_over",
     "packages",
-    "wanted",
 ]
 
 _IDLE = ("usr/bin/dracut", "usr/sbin/dracut", "sbin/dracut")
@@ -61,17 +60,6 @@ _LEFTOVERS = (
     "var/log/hawkey*",
     "var/tmp/*",
 )
-
-
-def wanted(recipe: Recipe, profile: Profile) -> list[str]:
-    """The packages asked for by name, sorted."""
-    asked = list(recipe.packages.include)
-    if recipe.packages.defaults:
-        asked += profile.base_packages
-        asked += profile.runtime_packages.get(recipe.kubernetes.runtime, ())
-    if recipe.packages.kernel:
-        asked += profile.kernel_packages + profile.boot_packages
-    return sorted(set(asked) - set(recipe.packages.exclude))
 
 
 def inputs_bootstrap(recipe: Recipe, profile: Profile) -> Inputs:

@@ -21,7 +21,7 @@ from uuid import UUID
 from msgspec import json
 
 from hostplane.distros.profile import Profile
-from hostplane.image import grub, inventory, layout, licences, sbom, sizes, verity
+from hostplane.image import grub, hostfiles, inventory, layout, licences, sbom, sizes, verity
 from hostplane.image.backends import backend_for
 from hostplane.image.filesystems import ext4
 from hostplane.image.layout import fs_uuid
@@ -40,6 +40,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
     return {
         "name": recipe.name,
         "version": recipe.version,
+        "identity": list(profile.identity) if recipe.agent else None,
         "root": [disk.fs, disk.root_mib, disk.block_size, disk.verity],
         "boot": [disk.boot_mib, list(recipe.boot.arguments), list(recipe.boot.console)],
         "ext4": list(profile.ext4_features),
@@ -52,6 +53,8 @@ def run(work: Work) -> None:
     """Write root.img, slot-boot.img, seal.json and the reports."""
     recipe, out = work.recipe, work.out
     plan = layout.plan(recipe)
+    if recipe.agent:  # a script may have made what only one host may have
+        hostfiles.remove_identity(work.root, work.profile)
     work.progress(0.0, "compiled Python")
     _rewind_compiled(work.root, work.epoch)
     work.progress(0.02, f"{recipe.disk.fs} image of the root")

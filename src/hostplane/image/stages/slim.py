@@ -19,8 +19,8 @@ from msgspec import to_builtins
 
 from hostplane.distros.profile import Profile
 from hostplane.image import debdb, kernelmodules, managers, rpmdb
-from hostplane.image.backends import Package
-from hostplane.image.backends.deb import SOURCES, wanted
+from hostplane.image.backends import Package, wanted
+from hostplane.image.backends.deb import SOURCES
 from hostplane.image.recipe import Recipe, StageName
 from hostplane.image.rootglob import matches, remove
 from hostplane.image.rootpath import within
