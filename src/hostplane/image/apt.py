@@ -127,7 +127,7 @@ class Apt:
         new = self._lists.with_name(f"{self._lists.name}.{secrets.token_hex(4)}")  # every worker is process 1
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(lists, new, copy_function=_link, ignore=shutil.ignore_patterns("lock", "partial"))
-        old = new.with_suffix(".old")
+        old = new.with_name(f"{new.name}.old")
         with contextlib.suppress(FileNotFoundError):
             self._lists.rename(old)
         try:

@@ -278,7 +278,7 @@ class Dnf:
         new.parent.mkdir(parents=True, exist_ok=True)
         skip = shutil.ignore_patterns("*.pid", "*.lock", "tempfiles.json", "*.tmp")
         shutil.copytree(self._home / "cache", new, copy_function=_link, ignore=skip)
-        old = new.with_suffix(".old")
+        old = new.with_name(f"{new.name}.old")
         with suppress(FileNotFoundError):
             self._shared.rename(old)
         try:
