@@ -243,10 +243,6 @@ class Machine:
         except OSError as error:
             raise LocalError("MachineRefused", command=command, detail=self._stderr() or str(error)) from error
 
-    def press_power(self) -> None:
-        """Press the power button: the system shuts down by itself, if it listens."""
-        self.qmp("system_powerdown")
-
     def reset(self) -> None:
         """Press the reset button: an immediate reboot, nothing flushed by the guest."""
         self.qmp("system_reset")
