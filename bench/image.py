@@ -23,10 +23,10 @@ import psutil
 
 from bench.figures import Figure, save
 from hostplane.image.backends import wanted
-from hostplane.image.check import check
-from hostplane.image.lock import read as read_lock
+from hostplane.image.building.store import default_store
+from hostplane.image.packages.lock import read as read_lock
+from hostplane.image.reading.check import check
 from hostplane.image.recipe import Firmware
-from hostplane.image.store import default_store
 from hostplane.local.qemu import Machine
 
 __all__ = ["run"]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.image.check import check
-from hostplane.image.engine import Built, Wish, build, open_store
-from hostplane.image.progress import Event
+from hostplane.image.building.engine import Built, Wish, build, open_store
+from hostplane.image.building.progress import Event
+from hostplane.image.building.store import Store, default_store
+from hostplane.image.reading.check import check
 from hostplane.image.recipe import StageName
-from hostplane.image.store import Store, default_store
 from tests.image.tiny import Tiny
 
 Build = Callable[..., Built]

@@ -13,7 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from hostplane.image.tools import require
+from hostplane.image.building.tools import require
 
 __all__ = ["SUITE", "DebRepository", "certificates", "served"]
 

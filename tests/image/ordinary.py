@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from hostplane.image import mounts
+from hostplane.image.building import mounts
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from hostplane.image.sources import machine_sources, render
+from hostplane.image.packages.sources import machine_sources, render
 
 __all__ = ["EPOCH", "RELEASE", "RpmDistro", "rpm_distro", "small_repository", "write_distro_file"]
 

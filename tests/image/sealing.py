@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hostplane import distros
-from hostplane.image.process import Runner
+from hostplane.image.building.process import Runner
 from hostplane.image.recipe import Backend, Disk, ImageFile, Output, Packages, Recipe, RootFs, StageName, StateFs
 from hostplane.image.stage import Work
 from hostplane.image.stages import pack, seal

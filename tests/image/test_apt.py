@@ -10,10 +10,10 @@ import pytest
 
 from hostplane.distros import Profile, load
 from hostplane.errors import HostplaneError, ImageError, RecipeError
-from hostplane.image.apt import Apt, Archive
 from hostplane.image.backends import Lock, deb
-from hostplane.image.locking import locked_now
-from hostplane.image.process import Runner
+from hostplane.image.building.process import Runner
+from hostplane.image.packages.apt import Apt, Archive
+from hostplane.image.packages.locking import locked_now
 from hostplane.image.recipe import Packages, Recipe, Repository
 from tests.image.deb_repository import EPOCH, DebRepository, certificates, served
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from hostplane.agent import gpt
-from hostplane.image import signing, trust
-from hostplane.image.inspection import inspect
-from hostplane.image.ocilayout import open_bundle
-from hostplane.image.unpack import verify
+from hostplane.image.bundle import signing, trust
+from hostplane.image.bundle.inspection import inspect
+from hostplane.image.bundle.ocilayout import open_bundle
+from hostplane.image.bundle.unpack import verify
 from tests.unit.image import bundle_play as play
 
 SECONDS = 60

@@ -17,10 +17,10 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from hostplane.image import debdb
-from hostplane.image.engine import Built
+from hostplane.image.building.engine import Built
+from hostplane.image.building.store import Store
+from hostplane.image.packages import debdb
 from hostplane.image.recipe import StageName
-from hostplane.image.store import Store
 from tests.image.conftest import Build
 
 RECIPE = """\
@@ -123,8 +123,8 @@ def test_what_was_kept_idle_while_installing_works_again(trees: list[Path]) -> N
 def test_the_same_packages_give_the_same_root(
     trees: list[Path], recipe: Path, shared_store: Store, tmp_path: Path
 ) -> None:
-    from hostplane.image.check import check
-    from hostplane.image.engine import Wish, build, open_store
+    from hostplane.image.building.engine import Wish, build, open_store
+    from hostplane.image.reading.check import check
 
     checked = check(recipe)
     store = open_store(tmp_path / "store")

@@ -16,11 +16,12 @@ import pytest
 
 from hostplane.distros import Profile, load
 from hostplane.errors import HostplaneError, RecipeError
-from hostplane.image import engine, rpmdb
-from hostplane.image import lock as locks
 from hostplane.image.backends import Lock, dnf, rpms
-from hostplane.image.dnf import DATABASE
-from hostplane.image.process import Runner
+from hostplane.image.building import engine
+from hostplane.image.building.process import Runner
+from hostplane.image.packages import lock as locks
+from hostplane.image.packages import rpmdb
+from hostplane.image.packages.dnf import DATABASE
 from hostplane.image.recipe import Backend, Packages, Recipe, Repository, StageName
 from hostplane.image.stage import Inputs
 from tests.image.rpm_distro import EPOCH, RELEASE, RpmDistro, small_repository, write_distro_file

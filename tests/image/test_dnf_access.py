@@ -20,8 +20,9 @@ import pytest
 
 from hostplane.distros import load
 from hostplane.errors import HostplaneError
-from hostplane.image import engine, rpmdb, rpmkeys
-from hostplane.image.dnf import Dnf
+from hostplane.image.building import engine
+from hostplane.image.packages import rpmdb, rpmkeys
+from hostplane.image.packages.dnf import Dnf
 from hostplane.image.recipe import Packages, Recipe, Repository, StageName
 from tests.image.rpm_distro import EPOCH, RELEASE, RpmDistro, small_repository, write_distro_file
 

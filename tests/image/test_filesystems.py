@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hostplane.errors import ImageError
-from hostplane.image.filesystems import erofs, ext4, fat, xfs
-from hostplane.image.process import Runner
+from hostplane.image.building.process import Runner
+from hostplane.image.disk.filesystems import erofs, ext4, fat, xfs
 from hostplane.image.stage import Run
 from tests.image.richtree import EPOCH, Facts, add_socket, facts, plant, seen_in
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.image import hostfiles
+from hostplane.image.root import hostfiles
 
 SCRIPT = Path(hostfiles.__file__).parent / "data/host/common/usr/lib/hostplane/mounts"
 SHELLS = ("dash", "bash", "busybox sh")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from hostplane.errors import ImageError
-from hostplane.image.process import Redactor, Runner
+from hostplane.image.building.process import Redactor, Runner
 from tests.image.tiny import until
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from hostplane.distros import Profile, load
-from hostplane.image import engine, rpmdb
-from hostplane.image.dnf import DATABASE
+from hostplane.image.building import engine
+from hostplane.image.building.store import Store
+from hostplane.image.packages import rpmdb
+from hostplane.image.packages.dnf import DATABASE
 from hostplane.image.recipe import Kubernetes, Packages, Recipe, Repository, StageName
-from hostplane.image.store import Store
 from tests.image.rpm_distro import EPOCH, RELEASE, rpm_distro, write_distro_file
 
 

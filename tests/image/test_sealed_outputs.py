@@ -14,9 +14,10 @@ import pytest
 from hostplane.agent import gpt
 from hostplane.agent.bootstate import parse
 from hostplane.errors import ImageError, RecipeError
-from hostplane.image import grub, layout
-from hostplane.image.disk import copy_data
-from hostplane.image.layout import Layout
+from hostplane.image.boot import grub
+from hostplane.image.disk import layout
+from hostplane.image.disk.disk import copy_data
+from hostplane.image.disk.layout import Layout
 from hostplane.image.recipe import Output, Partition, StateFs
 from tests.image.richtree import EPOCH, facts, plant, seen_in
 from tests.image.sealing import PERSISTENT, Sealing, booted, digest, recipe

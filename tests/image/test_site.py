@@ -10,8 +10,8 @@ import pytest
 
 from hostplane.distros import load
 from hostplane.errors import ImageError, RecipeError
-from hostplane.image import site
-from hostplane.image.process import Runner
+from hostplane.image.building.process import Runner
+from hostplane.image.packages import site
 from hostplane.image.recipe import Backend, Packages, Recipe, Repository
 from tests.image.rpm_distro import RELEASE, RpmDistro, small_repository, write_distro_file
 

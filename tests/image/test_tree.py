@@ -22,12 +22,12 @@ import zstandard
 
 from hostplane.distros import load
 from hostplane.errors import HostplaneError, ImageError
-from hostplane.image import ocitree
 from hostplane.image.backends import tree
-from hostplane.image.posixacl import binary_acl
+from hostplane.image.building.tools import require
 from hostplane.image.recipe import Backend, Packages, Recipe
-from hostplane.image.tools import require
-from hostplane.image.untar import Unpacker
+from hostplane.image.root import ocitree
+from hostplane.image.root.posixacl import binary_acl
+from hostplane.image.root.untar import Unpacker
 from tests.image.tiny import Tiny
 
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from hostplane.image.tools import require
+from hostplane.image.building.tools import require
 
 _DEADLINE = 60.0
 _RECIPE = """\

@@ -16,8 +16,9 @@ from pathlib import Path
 from hostplane import distros
 from hostplane.agent import gpt
 from hostplane.agent.bootstate import BootState, render
-from hostplane.image import esp, grub, grubimage, layout
-from hostplane.image.filesystems.ext4 import BOOT_FEATURES
+from hostplane.image.boot import esp, grub, grubimage
+from hostplane.image.disk import layout
+from hostplane.image.disk.filesystems.ext4 import BOOT_FEATURES
 from hostplane.image.recipe import Arch, Boot, Disk, Recipe
 
 __all__ = ["SAYS", "GrubDisk", "args_block", "run"]

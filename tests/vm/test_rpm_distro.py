@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.image.engine import Built
+from hostplane.image.building.engine import Built
 from hostplane.image.recipe import Firmware, StageName
 from hostplane.local.qemu import Machine
 from tests.image.rpm_distro import EPOCH, RELEASE, rpm_distro, write_distro_file

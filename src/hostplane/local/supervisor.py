@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from hostplane.image.agentapp import build_agent
+from hostplane.image.root.agentapp import build_agent
 from hostplane.kube.session import Session
 from hostplane.local import credentials
 from hostplane.local.disk import SOCKET, install, slot_path

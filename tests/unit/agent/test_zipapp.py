@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hostplane import __version__
-from hostplane.image.agentapp import build_agent
+from hostplane.image.root.agentapp import build_agent
 
 
 def interpreters() -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hostplane.cli.main import main
-from hostplane.image.keys import Made
+from hostplane.image.building.keys import Made
+from hostplane.image.building.store import Done, Store
 from hostplane.image.recipe import StageName
-from hostplane.image.store import Done, Store
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hostplane.agent.bundle.limits import BLOCK
-from hostplane.image import bundle
-from hostplane.image.ocilayout import Opened, canonical
+from hostplane.image.bundle import bundle
+from hostplane.image.bundle.ocilayout import Opened, canonical
 
 METADATA = bundle.Metadata(
     name="node",

@@ -15,9 +15,9 @@ from msgspec import Struct
 from hostplane import distros
 from hostplane.cli.main import ExitCode, main
 from hostplane.errors import RecipeError, catalogue
-from hostplane.image import rules
-from hostplane.image.read import read_recipe
-from hostplane.image.rules import RULES, Case
+from hostplane.image.reading import rules
+from hostplane.image.reading.read import read_recipe
+from hostplane.image.reading.rules import RULES, Case
 
 HERE = Path(__file__).parent
 BAD = sorted((HERE / "bad").glob("*.toml"))

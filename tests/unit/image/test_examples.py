@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.image.check import check
+from hostplane.image.reading.check import check
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 RECIPES = sorted(path.parent.name for path in EXAMPLES.glob("*/recipe.toml"))

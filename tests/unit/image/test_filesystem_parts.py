@@ -8,11 +8,11 @@ from pathlib import Path
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hostplane.image import verity
-from hostplane.image.filesystems import ext4
-from hostplane.image.filesystems.checksum import change_weights, crc32c
-from hostplane.image.filesystems.contents import walk, weigh
-from hostplane.image.filesystems.xfsinodes import spelled
+from hostplane.image.disk import verity
+from hostplane.image.disk.filesystems import ext4
+from hostplane.image.disk.filesystems.checksum import change_weights, crc32c
+from hostplane.image.disk.filesystems.contents import walk, weigh
+from hostplane.image.disk.filesystems.xfsinodes import spelled
 
 BLANKS = b" \t\n\v\f\r"
 

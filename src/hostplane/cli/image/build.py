@@ -55,9 +55,9 @@ def command(
 
     A killed build goes on where it was; nothing changed means nothing is made.
     """
-    from hostplane.image.engine import Wish, build, open_store
-    from hostplane.image.progress import size_said, view_for
-    from hostplane.image.store import default_store
+    from hostplane.image.building.engine import Wish, build, open_store
+    from hostplane.image.building.progress import size_said, view_for
+    from hostplane.image.building.store import default_store
 
     if first is not None and _STAGES.index(first) > _STAGES.index(until):
         raise click.UsageError(f"--from {first} comes after --until {until}.")

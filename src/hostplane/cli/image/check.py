@@ -12,9 +12,9 @@ from hostplane.cli.image.recipes import recipe_arguments
 from hostplane.cli.options import json_option
 
 if TYPE_CHECKING:
-    from hostplane.image.check import Checked
-    from hostplane.image.findings import Finding
-    from hostplane.image.site import Evidence
+    from hostplane.image.packages.site import Evidence
+    from hostplane.image.reading.check import Checked
+    from hostplane.image.reading.findings import Finding
 
 __all__ = ["command"]
 
@@ -33,8 +33,8 @@ def command(recipe: Path, overrides: tuple[str, ...], ask_site: bool, store: Pat
     """
     from hostplane.cli.image.recipes import checked
     from hostplane.cli.output import print_json
-    from hostplane.image.check import check
-    from hostplane.image.findings import RecipeRefusedError
+    from hostplane.image.reading.check import check
+    from hostplane.image.reading.findings import RecipeRefusedError
 
     if not as_json:
         result = checked(recipe, overrides)
@@ -64,9 +64,9 @@ def _asked(result: Checked, recipe: Path, store: Path | None) -> tuple[Path, Evi
     """What the repositories said, and the file that says so now."""
     from datetime import UTC, datetime
 
-    from hostplane.image import site
-    from hostplane.image.asking import desk
-    from hostplane.image.store import default_store
+    from hostplane.image.building.store import default_store
+    from hostplane.image.packages import site
+    from hostplane.image.packages.asking import desk
 
     date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     with desk(result.recipe, store or default_store(), "site") as at:

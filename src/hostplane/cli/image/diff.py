@@ -10,7 +10,7 @@ import click
 from hostplane.cli.options import json_option
 
 if TYPE_CHECKING:
-    from hostplane.image.difference import Changed, Difference
+    from hostplane.image.bundle.difference import Changed, Difference
 
 __all__ = ["command"]
 
@@ -28,7 +28,7 @@ def command(old: Path, new: Path, as_json: bool) -> None:
     every frame that holds a block which neither image of its running slot has.
     """
     from hostplane.cli.output import print_json
-    from hostplane.image.difference import compare
+    from hostplane.image.bundle.difference import compare
 
     found = compare(old, new)
     if as_json:
@@ -39,7 +39,7 @@ def command(old: Path, new: Path, as_json: bool) -> None:
 
 def _print(found: Difference) -> None:
     from hostplane.cli.output import print_table
-    from hostplane.image.progress import size_said
+    from hostplane.image.building.progress import size_said
 
     click.echo(f"{found.old} -> {found.new}")
     sections = (
@@ -83,6 +83,6 @@ def _counted(changes: list[Changed]) -> str:
 
 
 def _signed(size: int) -> str:
-    from hostplane.image.progress import size_said
+    from hostplane.image.building.progress import size_said
 
     return "" if not size else ("+" if size > 0 else "-") + size_said(abs(size))

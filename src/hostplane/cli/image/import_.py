@@ -33,7 +33,7 @@ def command(
     What could not be carried over is said on standard error and as comments at the head of the recipe. Plain
     passwords are hashed; the plain ones are not written anywhere.
     """
-    from hostplane.image.importer import import_kbimg
+    from hostplane.image.reading.importer import import_kbimg
 
     result = import_kbimg(kbimg, directory, name=name, distro=distro, release=release, arch=arch, replace=force)
     for note in result.notes:

@@ -11,7 +11,7 @@ import click
 from hostplane.cli.options import json_option
 
 if TYPE_CHECKING:
-    from hostplane.image.inspection import Inspection
+    from hostplane.image.bundle.inspection import Inspection
 
 __all__ = ["command"]
 
@@ -36,7 +36,7 @@ def command(path: Path, trust: Path | None, all_packages: bool, verify: bool, as
     more.
     """
     from hostplane.cli.output import print_json
-    from hostplane.image.inspection import inspect
+    from hostplane.image.bundle.inspection import inspect
 
     found = inspect(path, trust=trust, verified=verify)
     if as_json:
@@ -47,7 +47,7 @@ def command(path: Path, trust: Path | None, all_packages: bool, verify: bool, as
 
 def _print(found: Inspection, all_packages: bool) -> None:
     from hostplane.cli.output import print_table
-    from hostplane.image.progress import size_said
+    from hostplane.image.building.progress import size_said
 
     said = found.metadata
     rows = [(key, str(value)) for key, value in said.items() if isinstance(value, str | int)]

@@ -26,7 +26,7 @@ def command() -> None:
 @click.argument("private", type=_FILE)
 def generate(private: Path) -> None:
     """Make a P-256 key pair: PRIVATE, readable by you alone, and PRIVATE.pub beside it."""
-    from hostplane.image import signing
+    from hostplane.image.bundle import signing
 
     public = private.with_name(private.name + ".pub")
     der = signing.generate(private, public)
@@ -40,7 +40,7 @@ def generate(private: Path) -> None:
 @click.option("--expires-days", type=click.IntRange(1, 3650), help="Days after which the signature no longer counts.")
 def sign(bundle: Path, key: Path, key_id: str | None, expires_days: int | None) -> None:
     """Add a signature to BUNDLE (or to OUT, the directory of a build). Its digest stays the same."""
-    from hostplane.image import inspection, signing
+    from hostplane.image.bundle import inspection, signing
 
     found = inspection.bundle_of(bundle)
     made = signing.sign_bundle(found, key, key_id=key_id, expires=signing.expiry(expires_days))
@@ -59,7 +59,7 @@ def trust_set() -> None:
 @click.option("--threshold", type=click.IntRange(1, 16), default=1, show_default=True, help="Signatures needed.")
 def create(file: Path, keys: tuple[str, ...], threshold: int) -> None:
     """Write version 1 to FILE; sign it with one of its own keys."""
-    from hostplane.image import trust
+    from hostplane.image.bundle import trust
 
     parts = [text.rpartition("=") for text in keys]
     _say(file, trust.create(file, [(name, Path(pem)) for name, _, pem in parts], threshold))
@@ -72,7 +72,7 @@ def create(file: Path, keys: tuple[str, ...], threshold: int) -> None:
 @click.option("--not-after", metavar="TIME", help="When it stops counting: 2030-01-31T00:00:00Z.")
 def add(file: Path, pem: Path, key_id: str | None, not_after: str | None) -> None:
     """Add the public key PEM in the next version."""
-    from hostplane.image import trust
+    from hostplane.image.bundle import trust
 
     _say(file, trust.add(file, pem, key_id, not_after))
 
@@ -82,7 +82,7 @@ def add(file: Path, pem: Path, key_id: str | None, not_after: str | None) -> Non
 @click.argument("key_id")
 def retire(file: Path, key_id: str) -> None:
     """Retire KEY_ID in the next version: what it signed still counts, but it can sign no further version."""
-    from hostplane.image import trust
+    from hostplane.image.bundle import trust
 
     _say(file, trust.retire(file, key_id))
 
@@ -93,7 +93,7 @@ def retire(file: Path, key_id: str) -> None:
 @click.option("--reason", default="", help="Why, for the record.")
 def revoke(file: Path, key_id: str, reason: str) -> None:
     """Revoke KEY_ID in the next version, for ever."""
-    from hostplane.image import trust
+    from hostplane.image.bundle import trust
 
     _say(file, trust.revoke(file, key_id, reason))
 
@@ -104,7 +104,7 @@ def revoke(file: Path, key_id: str, reason: str) -> None:
 @click.option("--key-id", help="Its id in the version that must sign, as a check.")
 def sign_set(file: Path, key: Path, key_id: str | None) -> None:
     """Sign the newest version with an active key of the version before it."""
-    from hostplane.image import trust
+    from hostplane.image.bundle import trust
 
     found = trust.sign_newest(file, key, key_id)
     click.echo(f"{file}: version {found.version} signed")
@@ -116,7 +116,7 @@ def sign_set(file: Path, key: Path, key_id: str | None) -> None:
 def show(file: Path, as_json: bool) -> None:
     """Show every version of the set in FILE, whether it is signed, and the newest version's keys."""
     from hostplane.cli.output import print_json, print_table
-    from hostplane.image import trust
+    from hostplane.image.bundle import trust
 
     told = trust.told(file)
     if as_json:

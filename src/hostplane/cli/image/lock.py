@@ -29,9 +29,9 @@ def command(recipe: Path, overrides: tuple[str, ...], store: Path | None, as_jso
     build takes these versions and nothing else, and gives the same bytes.
     """
     from hostplane.cli.output import print_json
-    from hostplane.image import lock as locks
-    from hostplane.image.locking import locked_now, read_for_locking
-    from hostplane.image.store import default_store
+    from hostplane.image.building.store import default_store
+    from hostplane.image.packages import lock as locks
+    from hostplane.image.packages.locking import locked_now, read_for_locking
 
     wanted, profile = read_for_locking(recipe, overrides)
     path = Path(wanted.packages.lock) if wanted.packages.lock else locks.beside(recipe)

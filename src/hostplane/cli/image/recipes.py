@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from hostplane.image.check import Checked
-    from hostplane.image.findings import Finding
+    from hostplane.image.reading.check import Checked
+    from hostplane.image.reading.findings import Finding
 
 __all__ = ["checked", "recipe_arguments", "show_findings"]
 
@@ -37,8 +37,8 @@ def checked(recipe: Path, overrides: Iterable[str]) -> Checked:
     Raises:
         RecipeError: it was refused, or could not be read.
     """
-    from hostplane.image.check import check
-    from hostplane.image.findings import RecipeRefusedError
+    from hostplane.image.reading.check import check
+    from hostplane.image.reading.findings import RecipeRefusedError
 
     try:
         result = check(recipe, tuple(overrides))

@@ -13,6 +13,6 @@ def command() -> None:
 
     The same text is docs/reference/recipe.schema.json; docs/how-to/recipes.md says how an editor is told about it.
     """
-    from hostplane.image.schema import schema
+    from hostplane.image.reading.schema import schema
 
     click.echo(schema(), nl=False)

@@ -31,9 +31,9 @@ def command() -> None:
 @json_option
 def list_(store: Path | None, as_json: bool) -> None:
     """List the results, the one used longest ago first."""
-    from hostplane.image.engine import open_store
-    from hostplane.image.progress import size_said
-    from hostplane.image.store import default_store
+    from hostplane.image.building.engine import open_store
+    from hostplane.image.building.progress import size_said
+    from hostplane.image.building.store import default_store
 
     rows = open_store(store or default_store()).layers()
     if as_json:
@@ -65,9 +65,9 @@ def list_(store: Path | None, as_json: bool) -> None:
 @json_option
 def prune(store: Path | None, size: str | None, age: str | None, everything: bool, as_json: bool) -> None:
     """Remove results that were not used for long, and what killed builds left. What is in use stays."""
-    from hostplane.image.engine import open_store
-    from hostplane.image.progress import size_said
-    from hostplane.image.store import default_store
+    from hostplane.image.building.engine import open_store
+    from hostplane.image.building.progress import size_said
+    from hostplane.image.building.store import default_store
 
     if not (size or age or everything):
         raise click.UsageError("Say how much shall stay: --size, --age or --all.")

@@ -17,15 +17,15 @@ from msgspec.structs import asdict, replace
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image import debdb
-from hostplane.image import lock as locks
-from hostplane.image.apt import Apt, Archive, repositories
 from hostplane.image.backends import Lock, Locked, Package, wanted
-from hostplane.image.dpkg import normalise, quiet
-from hostplane.image.mounts import MS_BIND, api_mounts, mount, umount
+from hostplane.image.building.mounts import MS_BIND, api_mounts, mount, umount
+from hostplane.image.packages import debdb
+from hostplane.image.packages import lock as locks
+from hostplane.image.packages.apt import Apt, Archive, repositories
+from hostplane.image.packages.dpkg import normalise, quiet
+from hostplane.image.packages.sources import machine_sources, render
 from hostplane.image.recipe import Recipe, Repository
-from hostplane.image.rootpath import within
-from hostplane.image.sources import machine_sources, render
+from hostplane.image.root.rootpath import within
 from hostplane.image.stage import Inputs, Run, Work
 
 if TYPE_CHECKING:

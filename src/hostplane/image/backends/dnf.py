@@ -20,11 +20,11 @@ from msgspec.structs import asdict
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image import lock as locks
-from hostplane.image import rpmdb, rpmkeys
 from hostplane.image.backends import Lock, Locked, Package, wanted
-from hostplane.image.dnf import DATABASE, Dnf, address, repositories, sha256
-from hostplane.image.mounts import MS_BIND, api_mounts, mount, umount
+from hostplane.image.building.mounts import MS_BIND, api_mounts, mount, umount
+from hostplane.image.packages import lock as locks
+from hostplane.image.packages import rpmdb, rpmkeys
+from hostplane.image.packages.dnf import DATABASE, Dnf, address, repositories, sha256
 from hostplane.image.recipe import Recipe, Repository
 from hostplane.image.stage import Inputs, Run, Work
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError, RecipeError
 from hostplane.image.backends import Lock, Package, dnf
-from hostplane.image.dnf import address, sha256
+from hostplane.image.packages.dnf import address, sha256
 from hostplane.image.recipe import Recipe, Repository
 from hostplane.image.stage import Inputs, Run, Work
 

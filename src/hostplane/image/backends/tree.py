@@ -13,15 +13,15 @@ from pathlib import Path
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import RecipeError
-from hostplane.image import debdb, rpmdb
 from hostplane.image.backends import Lock, Package
-from hostplane.image.digests import source_digest
-from hostplane.image.ocitree import is_layout, layers, manifest_digest, split
+from hostplane.image.building.digests import source_digest
+from hostplane.image.packages import debdb, rpmdb
 from hostplane.image.recipe import Recipe
-from hostplane.image.rootglob import matches, remove
-from hostplane.image.rootpath import within
+from hostplane.image.root.ocitree import is_layout, layers, manifest_digest, split
+from hostplane.image.root.rootglob import matches, remove
+from hostplane.image.root.rootpath import within
+from hostplane.image.root.untar import Unpacker
 from hostplane.image.stage import Inputs, Run, Work
-from hostplane.image.untar import Unpacker
 
 __all__ = ["bootstrap", "inputs_bootstrap", "inputs_packages", "installed", "lock", "packages"]
 

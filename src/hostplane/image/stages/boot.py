@@ -19,7 +19,7 @@ import msgspec
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image import esp, grub, grubimage, initramfs, kernel
+from hostplane.image.boot import esp, grub, grubimage, initramfs, kernel
 from hostplane.image.recipe import Arch, Firmware, Recipe, StageName
 from hostplane.image.stage import Inputs, Work
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hostplane.distros.profile import Profile
 from hostplane.image.backends import backend_for, backend_module
-from hostplane.image.code import code_version
+from hostplane.image.building.code import code_version
 from hostplane.image.recipe import Recipe, StageName
 from hostplane.image.stage import Inputs, Work
 

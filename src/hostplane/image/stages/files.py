@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image import hostfiles, units
-from hostplane.image.accounts import Accounts
-from hostplane.image.digests import source_digest, text_digest
+from hostplane.image.building.digests import source_digest, text_digest
 from hostplane.image.recipe import File, Recipe, StageName, User
-from hostplane.image.rootpath import within
+from hostplane.image.root import hostfiles, units
+from hostplane.image.root.accounts import Accounts
+from hostplane.image.root.rootpath import within
 from hostplane.image.stage import Inputs, Work
 
 __all__ = ["NAME", "inputs", "run"]

@@ -17,8 +17,9 @@ from msgspec import json, to_builtins
 
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image import bundle, disk, layout, outputs, signing
-from hostplane.image.ocilayout import open_bundle
+from hostplane.image.bundle import bundle, signing
+from hostplane.image.bundle.ocilayout import open_bundle
+from hostplane.image.disk import disk, layout, outputs
 from hostplane.image.recipe import Firmware, Output, Recipe, StageName
 from hostplane.image.stage import Inputs, Work
 

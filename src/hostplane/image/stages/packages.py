@@ -13,9 +13,9 @@ from pathlib import Path
 
 from hostplane.distros.profile import Profile
 from hostplane.image.backends import backend_for, backend_module
-from hostplane.image.code import code_version
+from hostplane.image.building.code import code_version
 from hostplane.image.recipe import Recipe, StageName
-from hostplane.image.rootpath import within
+from hostplane.image.root.rootpath import within
 from hostplane.image.stage import Inputs, Work
 
 __all__ = ["NAME", "inputs", "run"]

@@ -21,11 +21,15 @@ from uuid import UUID
 from msgspec import json
 
 from hostplane.distros.profile import Profile
-from hostplane.image import grub, hostfiles, inventory, layout, licences, sbom, sizes, verity
-from hostplane.image.backends import backend_for
-from hostplane.image.filesystems import ext4
-from hostplane.image.layout import fs_uuid
+from hostplane.image.backends import backend_for, backend_module
+from hostplane.image.boot import grub
+from hostplane.image.building.code import code_version
+from hostplane.image.disk import layout, verity
+from hostplane.image.disk.filesystems import ext4
+from hostplane.image.disk.layout import fs_uuid
+from hostplane.image.packages import licences, sbom, sizes
 from hostplane.image.recipe import Recipe, RootFs, StageName
+from hostplane.image.root import hostfiles, inventory
 from hostplane.image.stage import Inputs, Work
 
 __all__ = ["NAME", "inputs", "run"]
@@ -46,6 +50,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
         "ext4": list(profile.ext4_features),
         "boot_ext4": list(profile.boot_ext4_features),
         "xfs": list(profile.xfs_options),
+        "packages": code_version(backend_module(recipe, profile)),  # which packages the SBOM lists is its word
     }
 
 
@@ -124,12 +129,12 @@ def _root_image(work: Work, target: Path) -> None:
                 block_size=block,
             )
         case RootFs.XFS:
-            from hostplane.image.filesystems import xfs
+            from hostplane.image.disk.filesystems import xfs
 
             options = profile.xfs_options
             xfs.make(work.root, target, size=None, label="ROOT", uuid=uuid, options=options, epoch=epoch, run=run)
         case RootFs.EROFS:
-            from hostplane.image.filesystems import erofs
+            from hostplane.image.disk.filesystems import erofs
 
             erofs.make(work.root, target, uuid=uuid, epoch=epoch, run=run)
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from msgspec import to_builtins
 
 from hostplane.distros.profile import Profile
-from hostplane.image import debdb, kernelmodules, managers, rpmdb
 from hostplane.image.backends import Package, wanted
 from hostplane.image.backends.deb import SOURCES
+from hostplane.image.boot import kernelmodules
+from hostplane.image.packages import debdb, managers, rpmdb
 from hostplane.image.recipe import Recipe, StageName
-from hostplane.image.rootglob import matches, remove
-from hostplane.image.rootpath import within
+from hostplane.image.root.rootglob import matches, remove
+from hostplane.image.root.rootpath import within
 from hostplane.image.stage import Inputs, Work
 
 __all__ = ["NAME", "inputs", "locale_stays", "privileged", "run"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import hostplane
-from hostplane.image import signing, trust
-from hostplane.image.ocilayout import open_bundle
+from hostplane.image.bundle import signing, trust
+from hostplane.image.bundle.ocilayout import open_bundle
 from tests.unit.agent.test_zipapp import interpreters
 from tests.unit.image import bundle_play as play
 

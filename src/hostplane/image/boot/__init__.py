@@ -1,0 +1,1 @@
+"""What starts a slot: kernel, initramfs and GRUB."""

@@ -1,0 +1,1 @@
+"""The upgrade bundle: written, signed, read back and compared."""

@@ -1,0 +1,99 @@
+"""What a host that runs one bundle would fetch of another: computed offline from the two block indexes.
+
+The indexes are merged, sorted side by side. A block is held when either image of the running slot has one of the same
+hash; the other slot may hold more, so this is the most a host of that version fetches. Whole frames is what a host
+takes over the network today; per block is the share of those frames' stored bytes that the missing blocks are, the
+least any codec-bound scheme could take.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from msgspec import Struct
+
+from hostplane.agent.bundle.blockindex import HASH, BlockIndex
+from hostplane.agent.bundle.limits import BLOCK
+from hostplane.image.bundle.ocilayout import Opened
+from hostplane.image.bundle.unpack import places
+
+__all__ = ["Download", "estimate"]
+
+
+class Download(Struct, frozen=True, kw_only=True, rename="camel"):
+    """An upgrade's cost in bytes; `blocks` and `frames` are counts."""
+
+    blocks: int
+    """Blocks of content, the zero ones left out."""
+    missing_blocks: int
+    missing_frames: int
+    per_block: int
+    whole_frames: int
+    index: int
+    """The block indexes, metadata and manifest, which are always fetched."""
+    full: int
+    """All frames: what a host that holds nothing fetches."""
+
+    @property
+    def total(self) -> int:
+        """Whole frames and what is always fetched."""
+        return self.whole_frames + self.index
+
+
+def estimate(old: Opened, new: Opened) -> Download:
+    """What a host running `old` fetches to install `new`.
+
+    Raises:
+        HostError: what reading the indexes raises.
+    """
+    blocks = missing = missing_frames = whole = full = index_bytes = 0
+    share = 0.0
+    for index, blob in new.manifest.images.values():
+        index_bytes += index.size
+        full += blob.size
+        with new.path(index).open("rb") as file:
+            reader = BlockIndex(file.read, index.size)
+            stored, starts, lengths = array("Q"), array("I"), array("I")
+            for frame in reader.frames():
+                stored.append(frame.stored)
+                starts.append(frame.block)
+                lengths.append(frame.raw // BLOCK)
+            where = places(reader)
+            lost: dict[int, set[int]] = {}
+            for entry in _missing(reader.entries(), old):
+                place = where[int.from_bytes(entry[HASH:], "big")]
+                lost.setdefault(bisect_right(starts, place) - 1, set()).add(place)
+            blocks += reader.header.entries
+        missing += sum(len(own) for own in lost.values())
+        missing_frames += len(lost)
+        whole += sum(stored[frame] for frame in lost)
+        share += sum(stored[frame] * len(own) / lengths[frame] for frame, own in lost.items())
+    return Download(
+        blocks=blocks,
+        missing_blocks=missing,
+        missing_frames=missing_frames,
+        per_block=round(share),
+        whole_frames=whole,
+        index=index_bytes + new.manifest.metadata.size + int(new.descriptor["size"]),
+        full=full,
+    )
+
+
+def _missing(entries: Iterator[bytes], old: Opened) -> Iterator[bytes]:
+    """The entries whose hash is in neither image of `old`."""
+    with ExitStack() as files:
+        readers = []
+        for index, _ in old.manifest.images.values():
+            readers.append(BlockIndex(files.enter_context(old.path(index).open("rb")).read, index.size))
+        held = (entry[:HASH] for entry in heapq.merge(*(reader.entries() for reader in readers)))
+        current = next(held, None)
+        for entry in entries:
+            short = entry[:HASH]
+            while current is not None and current < short:
+                current = next(held, None)
+            if current != short:
+                yield entry

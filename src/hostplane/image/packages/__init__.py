@@ -1,0 +1,1 @@
+"""Package managers, their databases and locks, and what is known of every package."""

@@ -1,0 +1,1 @@
+"""From TOML files to a recipe that makes sense, or to every error at once."""
