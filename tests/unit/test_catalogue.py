@@ -25,7 +25,7 @@ RANGES = {
     "operator": range(4000, 5000),
     "proxy": range(5000, 5500),
     "rpc": range(5500, 6000),
-    "agent": range(6000, 6300),
+    "agent": range(6000, 6700),
     "local": range(7000, 7500),
     "cli": range(7500, 8000),
     "image": range(8000, 8300),
