@@ -36,6 +36,7 @@ class Config(NamedTuple):
 
     allowed_uids: Tuple[int, ...] = ()  # users besides root and the agent's own that may talk to it
     allow_unsigned_tar: bool = False  # whether a payload whose only proof is its digest may be staged
+    allow_sealing_change: bool = False  # whether a sealed root may follow an unsealed one, and the other way round
     host_uid: str = ""  # the only Host object whose word counts; empty: the first that comes
     boot_tries: int = 3  # how often the loader tries an unproven slot
     check_seconds: float = 60.0  # deadline of each check of the trial
