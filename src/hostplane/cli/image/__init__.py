@@ -18,6 +18,7 @@ _MODULES = {
     "inspect": "inspect",
     "keys": "keys",
     "lock": "lock",
+    "osimage": "osimage",
     "schema": "schema",
     "store": "store",
 }
