@@ -115,6 +115,7 @@ class Machine:
         secure_boot: bool = False,
         live: Callable[[str], None] | None = None,
         raw: Callable[[bytes], None] | None = None,
+        opened: Callable[[Path], str] | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         """Describe the machine.
@@ -132,6 +133,7 @@ class Machine:
             secure_boot: UEFI that starts nothing unsigned; x86_64 alone.
             live: is given what the first console says, at once, in another thread, without terminal escapes.
             raw: the same, every byte.
+            opened: what `-drive` says instead of a disk's format and file: a layer of QEMU's between disk and machine.
             arguments: more of QEMU's own.
         """
         self._disks = (disk, *drives)
@@ -139,6 +141,7 @@ class Machine:
         self._firmware, self._bus, self._variables, self._secure = firmware, bus, variables, secure_boot
         self._overlay, self._consoles, self._onlookers = overlay, consoles, (live, raw)
         self._network, self._forwards = network or bool(forwards), tuple(forwards)
+        self._opened = opened or (lambda disk: f"format={_format(disk)},file={_quoted(disk)}")
         self._plain = ["-m", str(memory_mib), "-smp", str(cpus), *([] if reboots else ["-no-reboot"]), *arguments]
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -305,7 +308,7 @@ class Machine:
         if self._overlay:
             disk, cache = make_overlay(disk, directory / f"{name}.qcow2"), "unsafe"  # nobody reads it afterwards
         device = _BUSES[self._bus].format(id=name, number=number) + f",id={name}-device,bootindex={number}"
-        drive = f"if=none,id={name},format={_format(disk)},cache={cache},discard=unmap,file={_quoted(disk)}"
+        drive = f"if=none,id={name},cache={cache},discard=unmap,{self._opened(disk)}"
         return ["-drive", drive, "-device", device]
 
     def _greet(self) -> None:
