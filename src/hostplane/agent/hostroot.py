@@ -39,17 +39,26 @@ class Config(NamedTuple):
     allow_sealing_change: bool = False  # whether a sealed root may follow an unsealed one, and the other way round
     host_uid: str = ""  # the only Host object whose word counts; empty: the first that comes
     boot_tries: int = 3  # how often the loader tries an unproven slot
-    check_seconds: float = 60.0  # deadline of each check of the trial
+    check_seconds: float = 60.0  # deadline of each check in checks.d
+    checks: Dict[str, float] = {}  # other deadlines for built-in checks (agent/trial/checks.py), by name; 0: not asked
+    recheck_seconds: float = 60.0  # how often a trial that awaits its confirmation is checked again
+    allowed_failed_units: Tuple[str, ...] = ()  # units that may fail on trial; * and ? are wildcards
+    confirm: str = "cluster"  # whose word commits a trial after the checks: cluster, or local: theirs is enough
+    watchdog_seconds: int = 120  # on trial; 0: no watchdog
     stall_seconds: float = 30.0  # a download that gives nothing for so long is dropped and resumed
     fetch_attempts: int = 5  # fruitless attempts in a row before a download fails
     bytes_per_second: int = 0  # 0: as fast as it comes
     slot_bytes: int = 0  # size of a slot; 0: as large as the file system allows
+    registries: Dict[str, Any] = {}  # fetch.access.Access by HOST or HOST:PORT
+    proxy: Any = None  # fetch.access.Proxies; None: the environment's
     installed: Installed = Installed()
 
 
 _BOUNDS = {
     "boot_tries": (1, 9),
     "check_seconds": (1, 3600),
+    "recheck_seconds": (0.1, 3600),
+    "watchdog_seconds": (0, 600),
     "stall_seconds": (0.1, 3600),
     "fetch_attempts": (1, 100),
     "bytes_per_second": (0, 1 << 40),
@@ -85,8 +94,18 @@ def read_config(raw: str) -> Config:
 def _field(name: str, default: Any, value: Any) -> Any:
     if name == "installed":
         return Installed(str(value.get("digest", "")), str(value.get("version", "")), int(value.get("size", 0)))
+    if name in ("registries", "proxy"):
+        from .fetch import access
+
+        return access.parse_registries(value) if name == "registries" else access.parse_proxy(value)
     if name == "allowed_uids":
         return tuple(int(uid) for uid in value)
+    if name == "allowed_failed_units":
+        return tuple(str(unit) for unit in value)
+    if name == "checks":
+        return _seconds(value)
+    if name == "confirm" and value not in ("cluster", "local"):
+        raise ValueError("confirm must be cluster or local")
     if isinstance(default, (bool, str)):
         if not isinstance(value, type(default)):
             raise ValueError("%s must be %s" % (_camel(name), "true or false" if default is False else "a string"))
@@ -95,6 +114,18 @@ def _field(name: str, default: Any, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError("%s must be a number from %s to %s" % (_camel(name), low, high))
     return type(default)(value)
+
+
+def _seconds(given: Any) -> Dict[str, float]:
+    from .trial.checks import BUILT_IN  # only where it is asked for: it imports this module
+
+    known = {check.name for check in BUILT_IN}
+    for name, seconds in dict(given).items():
+        if name not in known:
+            raise ValueError("checks has no %s, only %s" % (name, ", ".join(sorted(known))))
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 86400:
+            raise ValueError("checks.%s must be a number from 0 to 86400" % name)
+    return dict(given)
 
 
 class HostRoot(object):
