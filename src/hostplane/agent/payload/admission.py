@@ -26,7 +26,7 @@ from hostplane.agent.bundle.strict import parse_object
 from hostplane.agent.bundle.trust import judge
 from hostplane.agent.bundle.versions import is_below
 from hostplane.agent.hostroot import HostRoot
-from hostplane.agent.payload import kept, statecheck, truststore
+from hostplane.agent.payload import installed, kept, statecheck, truststore
 from hostplane.agent.state import Image
 from hostplane.errors import HostError
 
@@ -189,13 +189,16 @@ def _refuse_unfit(host: HostRoot, image: Image, metadata: Metadata, running: str
 
 
 def running_state(host: HostRoot) -> Mapping[str, str]:
-    """State versions of the running image, as its slot's record says; empty where there is none.
+    """State versions of the running image, as its slot's record or the disk's builder says; empty where nobody does.
 
     Raises:
         HostError: KeptUnreadable, what the parser raises.
     """
     raw = kept.read_file(host.path("%s/slots/%s/metadata.json" % (kept.DIRECTORY, host.active_slot())))
-    return {} if raw is None else parse_metadata(raw).state_versions
+    if raw is not None:
+        return parse_metadata(raw).state_versions
+    built = installed.documents(host)
+    return {} if built is None else built[2].state_versions
 
 
 def _refuse_low(host: HostRoot, version: str) -> None:

@@ -48,7 +48,7 @@ from hostplane.image.bundle.ocilayout import (
 )
 from hostplane.image.recipe import Recipe
 
-__all__ = ["BundleInfo", "ImageSize", "Metadata", "Verity", "describe", "write"]
+__all__ = ["BundleInfo", "ImageSize", "Metadata", "Verity", "describe", "document", "write"]
 
 _MEMORY = 256 << 20
 _FRAME_COST = 16
@@ -195,7 +195,8 @@ def write(
                 packed[name] = pack(image, sink, coding, pool, depth=jobs + 2, base=bases.get(name), progress=told)
             image_layers += [layout.add(packed[name].index, TYPE_BLOCKINDEX, annotations=label), descriptor]
             done += image.stat().st_size
-        layers = [layout.add(_metadata(metadata, packed), TYPE_METADATA), *image_layers]
+        facts = {name: (one.size, one.sha256) for name, one in packed.items()}
+        layers = [layout.add(document(metadata, facts), TYPE_METADATA), *image_layers]
         layers += [layout.copy(sbom, TYPE_SBOM), layout.copy(licences, TYPE_LICENCES)]
         for path, media_type in ((inventory, TYPE_INVENTORY), (sizes, TYPE_SIZES)):
             if path is not None:
@@ -238,9 +239,16 @@ def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _metadata(metadata: Metadata, packed: Mapping[str, Packed]) -> bytes:
+def document(metadata: Metadata, images: Mapping[str, tuple[int, str]]) -> bytes:
+    """The document of `metadata`; `images` maps boot and root to (bytes, hex sha256).
+
+    Raises:
+        HostError: a field that no host would read.
+    """
+
     def image(name: str, fs: str) -> dict[str, object]:
-        return {"size": packed[name].size, "sha256": packed[name].sha256, "fs": fs, "verity": None}
+        size, sha256 = images[name]
+        return {"size": size, "sha256": sha256, "fs": fs, "verity": None}
 
     verity = metadata.verity
     raw = canonical(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -39,6 +40,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     boot_img: Path | None
     """GRUB's first sector for a BIOS."""
     core_img: Path | None
+    installed: Mapping[str, bytes] = {}
+    """What slot A was written from, and what starts the disk: files of BOOTSTATE's directory `installed`."""
 
 
 def assemble(target: Path, plan: Layout, parts: Parts, work: Work) -> None:
@@ -61,19 +64,19 @@ def assemble(target: Path, plan: Layout, parts: Parts, work: Work) -> None:
                 copy_data(parts.boot if region.label == "BOOT-A" else parts.root, disk.fileno(), region.offset)
             elif region.label not in ("BOOT-B", "ROOT-B"):
                 image = work.scratch / f"{region.label}.img"
-                _partition(image, region, plan, parts.esp, work)
+                _partition(image, region, plan, parts, work)
                 copy_data(image, disk.fileno(), region.offset)
                 image.unlink()
         for write in gpt.fresh(plan.table(), code):
             os.pwrite(disk.fileno(), write.data, write.offset)
 
 
-def _partition(image: Path, region: Region, plan: Layout, esp: Path | None, work: Work) -> None:
+def _partition(image: Path, region: Region, plan: Layout, parts: Parts, work: Work) -> None:
     """The image of a partition that belongs to the disk and not to a slot."""
     recipe, profile, label, size = work.recipe, work.profile, region.label, region.size
     uuid, epoch, run = fs_uuid(recipe, label), work.epoch, work.run
     if label == "ESP":
-        fat.make(esp, image, size=size, label=label, uuid=uuid, epoch=epoch, run=run)
+        fat.make(parts.esp, image, size=size, label=label, uuid=uuid, epoch=epoch, run=run)
         return
     tree = work.scratch / f"{label}.tree"
     tree.mkdir()
@@ -81,7 +84,7 @@ def _partition(image: Path, region: Region, plan: Layout, esp: Path | None, work
     features = ext4.features(ext4.STATE_FEATURES, profile.ext4_features)
     if label == "BOOTSTATE":
         features = ext4.features(ext4.BOOT_FEATURES, profile.boot_ext4_features)
-        _boot_state(tree, plan, recipe)
+        _boot_state(tree, plan, recipe, parts.installed)
     elif label == "PERSIST":
         kind = recipe.disk.persist_fs
         for name in recipe.disk.persist_dirs:
@@ -92,7 +95,7 @@ def _partition(image: Path, region: Region, plan: Layout, esp: Path | None, work
         ext4.make(tree, image, size=size, label=label, uuid=uuid, features=features, epoch=epoch, run=run)
 
 
-def _boot_state(tree: Path, layout: Layout, recipe: Recipe) -> None:
+def _boot_state(tree: Path, layout: Layout, recipe: Recipe, installed: Mapping[str, bytes]) -> None:
     """BOOTSTATE's files. Each block file takes a whole block of the file system, since none of them shares one."""
     (tree / "grub").mkdir()
     (tree / "grub/grub.cfg").write_text(grub.config(layout, recipe), "utf-8")
@@ -100,6 +103,9 @@ def _boot_state(tree: Path, layout: Layout, recipe: Recipe) -> None:
     for name, block in {"env": render(_FIRST_STATE), "args": arguments}.items():
         for copy in ("1", "2"):
             (tree / (name + copy)).write_bytes(block)
+    (tree / "installed").mkdir()
+    for name, content in installed.items():
+        (tree / "installed" / name).write_bytes(content)
 
 
 def copy_data(source: Path, target: int, offset: int) -> None:

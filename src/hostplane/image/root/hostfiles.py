@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hostplane.distros.profile import Profile
+from hostplane.image.disk.filesystems import ext4
 from hostplane.image.recipe import Partition, Recipe
 from hostplane.image.root import agentapp
 from hostplane.image.root.rootpath import within
@@ -60,7 +61,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
     return {
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in _fixed(profile)},
         "agent": agentapp.agent_digest(),
-        "image": image_json(recipe).decode(),
+        "image": image_json(recipe, profile).decode(),
         "identity": list(profile.identity),
         "partitions": [[part.label, part.fs, part.mount, part.style] for part in recipe.disk.partitions],
         "keys": _digest_of(recipe.signing.trusted_keys),
@@ -68,8 +69,9 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
     }
 
 
-def image_json(recipe: Recipe) -> bytes:
-    """What an image says of itself, in its root and beside its kernel."""
+def image_json(recipe: Recipe, profile: Profile) -> bytes:
+    """What an image says of itself in its root: its name, what it demands of its successors, how it makes slots."""
+    state = ext4.features(ext4.STATE_FEATURES, profile.ext4_features)
     said = {
         "schema": "1.0",
         "name": recipe.name,
@@ -79,6 +81,12 @@ def image_json(recipe: Recipe) -> bytes:
         "arch": recipe.arch.value,
         "rootFs": recipe.disk.fs.value,
         "verity": recipe.disk.verity,
+        "minimumVersion": recipe.image.minimum_version,
+        "mkfs": {
+            "ext4": list(state),
+            "boot": list(ext4.features(ext4.BOOT_FEATURES, profile.boot_ext4_features)),
+            "xfs": list(profile.xfs_options),
+        },
     }
     return json.dumps(said, indent=2).encode() + b"\n"
 
@@ -99,7 +107,7 @@ def install(work: Work) -> None:
         _write(root, name, content)
     agentapp.build_agent(_inside(root, f"{_LIBRARY}/agent.pyz"))
     _link(root, "usr/bin/hostplane-agent", "../lib/hostplane/agent.pyz")
-    _write(root, f"{_LIBRARY}/image.json", image_json(recipe))
+    _write(root, f"{_LIBRARY}/image.json", image_json(recipe, profile))
     _write(root, f"{_LIBRARY}/identity", "".join(f"{path}\n" for path in profile.identity).encode())
     _write(root, "etc/hostplane/agent.json", json.dumps({"bootTries": recipe.boot.tries}).encode() + b"\n")
     _directory(root, "etc/hostplane/checks.d", 0o755)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostplane.agent import firmware
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
 from hostplane.image.boot import esp, grub, grubimage, initramfs, kernel
@@ -73,14 +74,14 @@ def run(work: Work) -> None:
     if not _fits(work, work.out, growth=1.0):
         size = sum(file.stat().st_size for file in (image, work.out / "vmlinuz"))
         raise ImageError("BootTooSmall", size=-(-size >> 20), room=work.recipe.disk.boot_mib)
-    about = {"kernel": found.version, "initramfs": {"codec": codec, "size": image.stat().st_size}}
-    (work.out / "boot.json").write_bytes(msgspec.json.encode(about))
     work.log(f"kernel {found.version}, initramfs {image.stat().st_size >> 20} MiB, codec {codec}")
     work.progress(0.8, "GRUB")
+    about = {"kernel": found.version, "initramfs": {"codec": codec, "size": image.stat().st_size}}
     if Firmware.BIOS in work.recipe.boot.firmware and work.recipe.arch is Arch.X86_64:
-        _bios(work)
+        about["grub"] = _bios(work)
     if Firmware.UEFI in work.recipe.boot.firmware:
         _uefi(work)
+    (work.out / "boot.json").write_bytes(msgspec.json.encode(about))
 
 
 def _fits(work: Work, out: Path, growth: float = _GROWTH) -> bool:
@@ -88,11 +89,13 @@ def _fits(work: Work, out: Path, growth: float = _GROWTH) -> bool:
     return size * growth < (work.recipe.disk.boot_mib << 20) * _FILE_SYSTEM
 
 
-def _bios(work: Work) -> None:
+def _bios(work: Work) -> str:
+    """GRUB's two parts for a BIOS; gives its version, which nobody can read from them any more."""
     files = grubimage.find(grub.BIOS_PLATFORM, work.root, work.profile)
     prefix = grub.prefix(grub.BIOS_PLATFORM, work.profile.efi_vendor)
     grubimage.make(files, grub.BIOS_PLATFORM, prefix, work.out / "core.img", work.run)
     shutil.copyfile(files.directory / "boot.img", work.out / "boot.img")
+    return firmware.grub_version((files.directory / "normal.mod").read_bytes())
 
 
 def _uefi(work: Work) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import json, to_builtins
 
+from hostplane.agent import firmware
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
 from hostplane.image.bundle import bundle, signing
@@ -99,6 +100,8 @@ def _write(work: Work) -> None:
         for output in wanted:
             if output is not Output.ROOT_TAR:
                 raise ImageError("OutputNeedsKernel", output=output.value)
+    if Output.BUNDLE in wanted:
+        _bundle(packing)
     if Output.RAW in wanted or Output.QCOW2 in wanted:
         _disks(packing, plan, wanted)
     if Output.ROOT_TAR in wanted:
@@ -116,8 +119,6 @@ def _write(work: Work) -> None:
                 scratch=work.scratch,
                 run=work.run,
             )
-    if Output.BUNDLE in wanted:
-        _bundle(packing)
     for name in ("root.tar", "os.tar", "disk.qcow2"):  # a sparse disk is told by its partitions
         if name in packing.files:
             with (work.out / name).open("rb") as file:
@@ -135,6 +136,7 @@ def _disks(packing: _Packing, plan: layout.Layout, wanted: tuple[Output, ...]) -
         esp=esp if esp.is_dir() else None,
         boot_img=packing.booted("boot.img") if has_bios else None,
         core_img=packing.booted("core.img") if has_bios else None,
+        installed=_installed(packing),
     )
     with packing.timed("disk.raw") as path:
         raw = path if Output.RAW in wanted else work.scratch / "disk.raw"
@@ -144,10 +146,26 @@ def _disks(packing: _Packing, plan: layout.Layout, wanted: tuple[Output, ...]) -
             outputs.qcow2(raw, path, run=work.run)
 
 
-def _bundle(packing: _Packing) -> None:
+def _installed(packing: _Packing) -> dict[str, bytes]:
+    """What a disk says of slot A and of its loader: no image can hold its own bundle's digest."""
+    recipe, seal, files = packing.work.recipe, packing.seal, {}
+    if packing.bundle is not None:
+        packed = open_bundle(packing.bundle.path)
+        files["manifest.json"] = packed.layout.path(packed.manifest.digest).read_bytes()
+        files["metadata.json"] = packed.read("metadata", packed.manifest.metadata)
+    else:
+        images = {name: (seal[name]["size"], seal[name]["sha256"]) for name in ("boot", "root")}
+        files["metadata.json"] = bundle.document(_described(packing), images)
+    built: dict[str, Any] = json.decode(packing.booted("boot.json").read_bytes())
+    programs = [path.read_bytes() for path in sorted(packing.booted("esp").glob("EFI/BOOT/*.*"))]
+    versions = {"grub": built.get("grub", ""), "esp": f"{recipe.name} {recipe.version}", **firmware.found_in(programs)}
+    return {**files, "firmware.json": json.encode({"schema": "1.0", **versions})}
+
+
+def _described(packing: _Packing) -> bundle.Metadata:
     work, recipe = packing.work, packing.work.recipe
     packages = json.decode(packing.sealed("packages.json").read_bytes())
-    metadata = bundle.describe(
+    return bundle.describe(
         recipe,
         work.profile,
         packing.seal,
@@ -155,12 +173,16 @@ def _bundle(packing: _Packing) -> None:
         packages={each["name"]: each["version"] for each in packages},
         facts={"kernel": packing.seal["kernel"]} if packing.seal["kernel"] else {},
     )
+
+
+def _bundle(packing: _Packing) -> None:
+    work, recipe = packing.work, packing.work.recipe
     with packing.timed("bundle") as path:
         packing.bundle = bundle.write(
             path,
             root=packing.sealed("root.img"),
             boot=packing.sealed("slot-boot.img"),
-            metadata=metadata,
+            metadata=_described(packing),
             sbom=packing.sealed("sbom.cdx.json"),
             licences=packing.sealed("licences.json"),
             inventory=packing.sealed("inventory.json"),
