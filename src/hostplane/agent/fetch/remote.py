@@ -204,7 +204,7 @@ class _Reading(object):
         if body is None:
             endpoint.is_ranged = False
             return self._open(at, end)
-        if body.at == 0 and at:
+        if answer.status == 200 and "Range" in headers:
             endpoint.is_ranged = False
         return body
 
