@@ -16,6 +16,9 @@ from hostplane.errors import HostError
 __all__ = ["Config", "HostRoot", "ImageName", "Installed"]
 
 
+_REBOOT_SECONDS = 60.0  # for the order to be taken, not for the reboot
+
+
 class ImageName(NamedTuple):
     """What the running root says it is (`/usr/lib/hostplane/image.json`, made with the image)."""
 
@@ -48,6 +51,8 @@ class Config(NamedTuple):
     stall_seconds: float = 30.0  # a download that gives nothing for so long is dropped and resumed
     fetch_attempts: int = 5  # fruitless attempts in a row before a download fails
     bytes_per_second: int = 0  # 0: as fast as it comes
+    io_bytes_per_second: int = 0  # of the disk, read and written, while an image is staged; 0: as fast as it goes
+    io_idle: bool = True  # whether a staging leaves the disk to others
     slot_bytes: int = 0  # size of a slot; 0: as large as the file system allows
     registries: Dict[str, Any] = {}  # fetch.access.Access by HOST or HOST:PORT
     proxy: Any = None  # fetch.access.Proxies; None: the environment's
@@ -62,6 +67,7 @@ _BOUNDS = {
     "stall_seconds": (0.1, 3600),
     "fetch_attempts": (1, 100),
     "bytes_per_second": (0, 1 << 40),
+    "io_bytes_per_second": (0, 1 << 40),
     "slot_bytes": (0, 1 << 50),
 }
 
@@ -179,13 +185,17 @@ class HostRoot(object):
             HostError: ActiveSlotUnknown.
         """
         try:
-            words = self._text("proc/cmdline").split()
+            words = self.kernel_line().split()
         except OSError:
             words = []
         for word in words:
             if word in ("hostplane.slot=A", "hostplane.slot=B"):
                 return word[-1]
         raise HostError("ActiveSlotUnknown")
+
+    def kernel_line(self) -> str:
+        """What the loader told the kernel. Raises OSError."""
+        return self._text("proc/cmdline")
 
     def boot_id(self) -> str:
         """The kernel's id of this boot."""
@@ -218,7 +228,7 @@ class HostRoot(object):
     def reboot(self) -> None:
         """Ask for a reboot. A host that is a directory gets the file its machine waits for."""
         if self.root == "/":
-            subprocess.check_call(["systemctl", "reboot"])
+            subprocess.check_call(["systemctl", "reboot"], timeout=_REBOOT_SECONDS)
             return
         directory = self.path("run/hostplane")
         os.makedirs(directory, exist_ok=True)

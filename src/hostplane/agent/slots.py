@@ -1,21 +1,21 @@
-"""The slots: where an image's bytes go. A port, so that disks, verity and two partitions per slot come behind it later.
+"""The slots as places for a tar: on a host that is a directory, the tar's own bytes lie in a slot's file.
 
 The port knows bytes and slots; it knows nothing of digests, phases or the boot order. Whoever implements it asks the
-veto before every write and turns a full or broken disk into one error with a name. The directory backend keeps each
-slot in a file, the image's bytes followed by zeros. Where the slots are partitions of a disk they are only read yet.
+veto before every write and turns a full or broken disk into one error with a name. Behind the bytes come zeros. Where
+slots are partitions, a tar is unpacked into them (payload.tarroot), and a bundle goes its own way (payload.install).
 """
 
 import abc
-import errno
 import os
 import stat
 from typing import Callable, Iterator
 
 from hostplane.errors import HostError
 
+from .disk.volume import faults
+
 __all__ = ["DirectorySlots", "PartitionSlots", "SlotPort", "SlotWriter", "open_slots"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_CHUNK = 256 << 10
 
 
@@ -40,7 +40,9 @@ class SlotWriter(abc.ABC):
 
 
 class SlotPort(abc.ABC):
-    """The two slots of a host."""
+    """The two slots of a host. `holds_bytes`: whether a tar lies in a slot as the bytes it is."""
+
+    holds_bytes = True
 
     @abc.abstractmethod
     def room(self, slot: str) -> int:
@@ -48,7 +50,7 @@ class SlotPort(abc.ABC):
 
     @abc.abstractmethod
     def check_writable(self) -> None:
-        """Refuse a staging before it has begun. Raises HostError SlotsReadOnly, VetoedByHost."""
+        """Refuse a staging before it has begun. Raises HostError VetoedByHost."""
 
     @abc.abstractmethod
     def writer(self, slot: str, offset: int) -> SlotWriter:
@@ -64,7 +66,7 @@ class _FileWriter(SlotWriter):
         self._path, self._offset, self._room, self._guard = path, offset, room, guard
         self._descriptor = -1
         guard()
-        with _faults(path):
+        with faults(os.path.basename(path)):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             self._length = os.fstat(self._descriptor).st_size
 
@@ -73,19 +75,19 @@ class _FileWriter(SlotWriter):
         if self._offset + len(piece) > self._room:
             raise HostError("SlotFull", slot=os.path.basename(self._path))
         view = memoryview(piece)
-        with _faults(self._path):
+        with faults(os.path.basename(self._path)):
             while view:
                 written = os.pwrite(self._descriptor, view, self._offset)
                 self._offset += written
                 view = view[written:]
 
     def sync(self) -> None:
-        with _faults(self._path):
+        with faults(os.path.basename(self._path)):
             os.fsync(self._descriptor)
 
     def finish(self) -> None:
         self._guard()
-        with _faults(self._path):
+        with faults(os.path.basename(self._path)):
             os.ftruncate(self._descriptor, self._offset)
             os.ftruncate(self._descriptor, max(self._length, self._offset))
             os.fsync(self._descriptor)
@@ -96,24 +98,8 @@ class _FileWriter(SlotWriter):
             self._descriptor = -1
 
 
-class _faults(object):
-    """Names what the operating system says about a slot's file."""
-
-    def __init__(self, path: str) -> None:
-        self._slot = os.path.basename(path)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, fault: object, trace: object) -> None:
-        if isinstance(fault, OSError):
-            if fault.errno in _FULL:
-                raise HostError("SlotFull", slot=self._slot) from fault
-            raise HostError("SlotWriteFailed", slot=self._slot, detail=fault.strerror or str(fault)) from fault
-
-
 def _pieces(path: str, size: int) -> Iterator[bytes]:
-    with _faults(path), open(path, "rb", buffering=0) as handle:
+    with faults(os.path.basename(path), reading=True), open(path, "rb", buffering=0) as handle:
         os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the medium, not from memory
         left = size
         while left > 0:
@@ -154,10 +140,12 @@ class DirectorySlots(SlotPort):
 
 
 class PartitionSlots(SlotPort):
-    """Slots as the partitions ROOT-A and ROOT-B, by their names below `directory`. Only read; see check_writable."""
+    """Slots that are partitions of a disk: a tar's bytes are not put into them, it is unpacked (payload.tarroot)."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    holds_bytes = False
+
+    def __init__(self, directory: str, guard: Callable[[], None]) -> None:
+        self._directory, self._guard = directory, guard
 
     def _path(self, slot: str) -> str:
         return os.path.join(self._directory, "ROOT-" + slot)
@@ -174,10 +162,10 @@ class PartitionSlots(SlotPort):
             os.close(descriptor)
 
     def check_writable(self) -> None:
-        raise HostError("SlotsReadOnly")
+        self._guard()
 
     def writer(self, slot: str, offset: int) -> SlotWriter:
-        raise HostError("SlotsReadOnly")
+        raise NotImplementedError
 
     def read(self, slot: str, size: int) -> Iterator[bytes]:
         return _pieces(self._path(slot), size)
@@ -189,4 +177,4 @@ def open_slots(directory: str, slot_bytes: int, guard: Callable[[], None]) -> Sl
         is_disk = stat.S_ISBLK(os.stat(os.path.join(directory, "ROOT-A")).st_mode)
     except OSError:
         is_disk = directory == "/dev/hostplane"  # a real host whose partition is gone has no files instead
-    return PartitionSlots(directory) if is_disk else DirectorySlots(directory, slot_bytes, guard)
+    return PartitionSlots(directory, guard) if is_disk else DirectorySlots(directory, slot_bytes, guard)

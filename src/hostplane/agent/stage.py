@@ -1,20 +1,26 @@
 """Staging: an image from its source into the passive slot, hashed on the way in and again from the medium.
 
 The order of writes is the point. Before the first byte the slot is marked Writing in the state, then loses its proof in
-the boot state (the boot order stays): from then on no power cut can boot a half-written slot. Every 64 MiB what was
-written is flushed and noted, so that a killed agent goes on from there after hashing what it finds. Only bytes read
-back with the right digest become Staged. A payload whose only proof is its digest needs the host's consent.
+the boot state (the boot order stays): from then on no power cut can boot a half-written slot. What was written is
+flushed and noted every 64 MiB. Only bytes read back with the right digest become Staged.
+
+A bundle is signed and goes block by block (payload.install). A tar's only proof is its digest, which needs the host's
+consent; it lies in a directory host's slot as it is, and goes on after a reboot where it was.
 """
 
 import hashlib
+import threading
 import time
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from hostplane.errors import HostError
 
 from .bootstate import BootFiles
 from .fetch import Cancelled, Fetch, Limits, Source
 from .hostroot import HostRoot
+from .payload import record
+from .payload.pace import IdleDisk, Pace, Progress
+from .payload.plan import Plan
 from .slots import SlotPort, SlotWriter
 from .state import Image, Partial
 
@@ -22,14 +28,6 @@ __all__ = ["Progress", "Stage", "check_image", "source_of"]
 
 CHECKPOINT = 64 << 20
 _REPORT_SECONDS = 0.5
-
-
-class Progress(NamedTuple):
-    """How far a staging is. `bytes_per_second` is over its whole run."""
-
-    bytes: int
-    total: int
-    bytes_per_second: int
 
 
 def source_of(host: HostRoot, image: Image) -> Source:
@@ -52,7 +50,8 @@ def source_of(host: HostRoot, image: Image) -> Source:
                 found.append(path)
         except (ValueError, OSError) as fault:
             raise HostError("CertificateRefused", detail="%s: %s" % (name, fault)) from None
-    return Source(image.ref, image.plain_http, *found)
+    ca, cert, key = found
+    return Source(image.ref, image.plain_http, ca, cert, key)
 
 
 def check_image(host: HostRoot, image: Image) -> None:
@@ -61,6 +60,8 @@ def check_image(host: HostRoot, image: Image) -> None:
     Raises:
         HostError: FormatUnsupported, UnsignedRefused, CertificateRefused, PayloadSourceRefused.
     """
+    if image.format == "bundle":
+        return  # judged when its documents are here
     if image.format not in ("rootTar", "osTar"):
         raise HostError("FormatUnsupported", format=image.format)
     if not host.config.allow_unsigned_tar:
@@ -100,16 +101,17 @@ class Stage(object):
         self._slot, self.image = slot, image
         self._begin, self._note, self._report = begin, note, report
         self._fetch: Optional[Fetch] = None
-        self._cancelled = False
+        self._cancelled = threading.Event()
+        self._plan: Optional[Plan] = None
 
     def cancel(self) -> None:
         """End it soon: `run` raises Cancelled."""
-        self._cancelled = True
+        self._cancelled.set()
         if self._fetch is not None:
             self._fetch.cancel()
 
     def _check(self) -> None:
-        if self._cancelled:
+        if self._cancelled.is_set():
             raise Cancelled()
 
     def run(self, partial: Optional[Partial], held_size: int) -> int:
@@ -122,13 +124,17 @@ class Stage(object):
         """
         self._host.refuse_if_vetoed()
         check_image(self._host, self.image)
+        if self.image.format == "bundle":
+            with IdleDisk(self._host.config.io_idle):
+                return self._stage_bundle(bool(held_size))
+        if not self._slots.holds_bytes:
+            return self._unpack()
         if held_size and self._reads_back(held_size):
             return held_size
         offset = 0
         if partial is not None and (partial.slot, partial.digest) == (self._slot, self.image.digest):
             offset = partial.offset
-        self._begin(self.image)
-        self._make_unbootable()
+        self._begin_writing()
         try:
             size = self._write(offset)
         except HostError as fault:
@@ -139,6 +145,47 @@ class Stage(object):
         if not self._reads_back(size):
             raise HostError("SlotReadBackMismatch", slot=self._slot)
         return size
+
+    def _stage_bundle(self, is_held: bool) -> int:
+        from .disk import partitions
+        from .fetch import open_bundle
+        from .payload import install
+
+        host, slot = self._host, self._slot
+        found = partitions.find(host)
+        pace = Pace(host.config.io_bytes_per_second, self._cancelled, self._show)
+        if is_held:
+            size = install.held_size(host, found, slot, self.image, pace)
+            if size:
+                return size
+        source = open_bundle(host, self.image, self._cancelled)
+        try:
+            bundle = install.Bundle(host, found, slot, self.image, source, pace)
+            try:
+                bundle.stage(install.Steps(self._planned, self._begin_writing, self._wrote))
+                return bundle.size
+            finally:
+                bundle.close()
+        finally:
+            source.close()
+
+    def _planned(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def _show(self, progress: Progress) -> None:
+        self._report(progress._replace(plan=self._plan))
+
+    def _wrote(self, size: int) -> None:
+        self._note(Partial(self._slot, self.image.digest, size))
+
+    def _unpack(self) -> int:
+        raise HostError("FormatUnsupported", format=self.image.format)
+
+    def _begin_writing(self) -> None:
+        """The slot's first byte comes next: it is marked so, loses its proof, and what is on record of it."""
+        self._begin(self.image)
+        self._make_unbootable()
+        record.clear(self._host, self._slot)
 
     def _make_unbootable(self) -> None:
         state = self._boot.read()

@@ -234,7 +234,8 @@ def test_a_rotten_slot_is_fetched_anew(host: Any, web: Any, agent: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"format": "bundle"}, "FormatUnsupported"),
+        ({"format": "bundle"}, "PayloadUnreachable"),
+        ({"format": "diff"}, "FormatUnsupported"),
         ({"ref": "ftp://example.com/x"}, "PayloadSourceRefused"),
         ({"ref": "file:///../etc/passwd"}, "PayloadSourceRefused"),
         ({"ref": "file:///dev"}, "PayloadUnreachable"),
