@@ -6,36 +6,24 @@ show itself again is told. Nothing here is essential: a host whose line cannot b
 """
 
 import os
-import socket
-import subprocess
 import time
-from typing import Callable, List
+from typing import Callable
 
 from hostplane.errors import HostError, HostplaneError
 
 from .console import Facts, banner_line
 from .hostroot import HostRoot
+from .trial import systemd
+from .trial.guard import notify_ready
 
 __all__ = ["look", "show", "write"]
 
 _BOOT_SECONDS = 600.0
 _POLL_SECONDS = 1.0
-_TOOL_SECONDS = 30.0
 _AGENT_SECONDS = 60.0
-_STARTING = ("initializing", "starting")
 
 
-def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_TOOL_SECONDS, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
-
-
-def look(host: HostRoot, output: Callable[..., str] = _output) -> Facts:
+def look(host: HostRoot, output: Callable[..., str] = systemd.output) -> Facts:
     """How this host is. `output` gives what a command prints."""
     try:
         slot = host.active_slot()
@@ -44,10 +32,10 @@ def look(host: HostRoot, output: Callable[..., str] = _output) -> Facts:
     image = host.image()
     known = Facts(slot, " ".join((image.name, image.version)).strip() or host.os_version())
     system = output("systemctl", "is-system-running").strip()
-    if system in _STARTING:
+    if system in systemd.STARTING:
         return known._replace(system=system)
     units = output("systemctl", "list-units", "--state=failed", "--no-legend", "--no-pager", "--plain")
-    known = known._replace(system=system or "unknown", failed_units=_units(units))
+    known = known._replace(system=system or "unknown", failed_units=systemd.failed_units(units))
     if not slot:
         return known
     try:
@@ -57,12 +45,6 @@ def look(host: HostRoot, output: Callable[..., str] = _output) -> Facts:
             return known._replace(report=agent.call("status"))
     except HostplaneError as fault:
         return known._replace(fault=str(fault))
-
-
-def _units(listing: str) -> List[str]:
-    """Names of units; older versions put a mark before each."""
-    words = (line.lstrip("●*× ").split() for line in listing.splitlines())
-    return [line[0] for line in words if line]
 
 
 def write(host: HostRoot, line: str) -> bool:
@@ -98,16 +80,7 @@ def _replace(path: str, text: str) -> bool:
     return True
 
 
-def _ready() -> None:
-    """Tell the service manager, where there is one, that a first line is there."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-        notify.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
-
-
-def show(host: HostRoot, seconds: float = _BOOT_SECONDS, output: Callable[..., str] = _output) -> str:
+def show(host: HostRoot, seconds: float = _BOOT_SECONDS, output: Callable[..., str] = systemd.output) -> str:
     """Keep the line true until the boot is over, at most for `seconds`; gives the last one.
 
     Raises:
@@ -116,8 +89,8 @@ def show(host: HostRoot, seconds: float = _BOOT_SECONDS, output: Callable[..., s
     deadline = time.monotonic() + seconds
     facts = look(host, output)
     is_news = write(host, banner_line(facts))
-    _ready()
-    while facts.system in _STARTING and time.monotonic() < deadline:
+    notify_ready()
+    while facts.system in systemd.STARTING and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         facts = look(host, output)
     line = banner_line(facts)

@@ -30,7 +30,7 @@ def banner_line(facts: Facts) -> str:
     if facts.system in ("initializing", "starting"):
         words.append("starting")
     else:
-        words.append("; ".join(_problems(facts)) or "healthy")
+        words.append("; ".join(_problems(facts)) or "healthy" + _last_failure(facts.report or {}))
     return "Hostplane: " + " · ".join(" ".join(word.split()) for word in words)
 
 
@@ -47,6 +47,12 @@ def _problems(facts: Facts) -> List[str]:
     if facts.fault:
         found.append("agent: " + facts.fault)
     return found + (_of_report(facts.report) if facts.report is not None else [])
+
+
+def _last_failure(report: Dict[str, Any]) -> str:
+    """What went wrong last, though nothing is wrong now."""
+    fault = report.get("lastError")
+    return " (last failure: %s on %s)" % (fault.get("code", ""), fault.get("at", "")[:10]) if fault else ""
 
 
 def _of_report(report: Dict[str, Any]) -> List[str]:
@@ -79,8 +85,14 @@ def status_text(report: Dict[str, Any]) -> str:
         lines.append("trial    %d s left" % report["trialSecondsLeft"])
     if report.get("settings"):
         lines.append("settings %s" % (report["settings"]["error"] or report["settings"]["version"]))
+    if report.get("etc"):
+        etc = report["etc"]
+        lines.append("etc      %d merged, %d kept, %d conflicts" % (etc["merged"], etc["kept"], len(etc["conflicts"])))
     if report.get("lastError"):
-        lines.append("error    %s: %s" % (report["lastError"]["code"], report["lastError"]["message"]))
+        fault = report["lastError"]
+        lines.append(
+            "error    %s" % (fault["message"] if fault["code"] in fault["message"] else "%(code)s: %(message)s" % fault)
+        )
     if report["never"]:
         lines.append("never    /etc/hostplane/never forbids every change")
     for transition in report["transitions"][-3:]:

@@ -14,12 +14,13 @@ from hostplane import __version__
 from hostplane.errors import HostError, HostplaneError
 from hostplane.rpc import messages
 
-from . import machine
+from . import journal, machine, passage
 from .bootstate import SLOTS, BootFiles, BootState, other
 from .hostroot import HostRoot
 from .slots import SlotPort, open_slots
 from .stage import Progress
 from .state import Slot, State, StateFile, wire
+from .trial.lastwords import LastWords
 
 __all__ = ["Core", "utc_now"]
 
@@ -49,17 +50,23 @@ class Core(object):
         # Counts changes; starts from the clock so that no number of an earlier process comes again.
         self.revision = int(time.time() * 1000)
         self._file = StateFile(self.host.path("var/lib/hostplane/state.json"))
+        self._words = LastWords(self.host)
 
     def wake(self) -> None:
         """Learn where we woke up and put on record what that means. Raises HostError StateTooNew."""
         state = self.state = self._load()
         boot = self.boot.read()
         seconds = self.host.boot_seconds()
-        state, wish = machine.booted(state, boot, self.active, self.boot_id, utc_now(), seconds)
+        heard = machine.heard(state, self._words.read(state.boot_id), self.active)
+        state, wish = machine.booted(heard, boot, self.active, self.boot_id, utc_now(), seconds)
         if wish is not None:
             self.write_boot(wish)  # on trial: the tries go first, whatever else happens
+        if self.state.phase == messages.TRIAL and state.phase == messages.IDLE:
+            self._settle()  # the commit was cut after its boot state
         with self.changed:
             self.set(state)
+        if state.phase != messages.TRIAL:
+            self._words.forget()
         if state.phase not in (messages.REBOOTING, messages.TRIAL) and not self.host.is_vetoed:
             self.write_boot(machine.settled_boot(self.boot.read(), self.active))
 
@@ -84,10 +91,9 @@ class Core(object):
         if state == self.state:
             return
         self._file.save(state)
-        if state.phase != self.state.phase:
-            _log.info("phase %s -> %s", self.state.phase, state.phase)
-        self.state = state
+        before, self.state = self.state, state
         self.bump()
+        journal.tell(before, state)
 
     def bump(self) -> None:
         """Lock held: the report has changed."""
@@ -97,24 +103,41 @@ class Core(object):
     def write_boot(self, wish: BootState) -> None:
         """Write where failing must not stop us: a trial goes on, and whatever ends it will fail as loudly."""
         try:
-            self.boot.write(wish)
+            self._write_boot(wish)
         except HostError as fault:
             _log.error("boot state not written: %s", fault)
 
+    def _write_boot(self, wish: BootState) -> None:
+        before = self.boot.read()
+        self.boot.write(wish)
+        if wish != before:
+            slots = ", ".join("%s %s" % (name, "proven" if wish.is_ok(name) else wish.left(name)) for name in SLOTS)
+            journal.record("BootStateWritten", "boot state: %s first; %s" % (wish.first, slots), SLOT=wish.first)
+
     def write_switch(self) -> None:
-        """Lock held: put the target first in the boot order; where that fails the switch never took place."""
+        """Lock held: put the target first in the boot order. Raises HostError; then the switch never took place."""
         assert self.state.operation is not None  # phase Rebooting, and no return
-        try:
-            tries = self.host.config.boot_tries
-            self.boot.write(machine.switched_boot(self.boot.read(), self.state.operation.target, tries))
-        except HostError as fault:
-            self.set(machine.interrupted(self.state, str(fault), utc_now()))
-            raise
+        tries = self.host.config.boot_tries
+        self._write_boot(machine.switched_boot(self.boot.read(), self.state.operation.target, tries))
+
+    def interrupt(self, error: HostplaneError) -> None:
+        """Lock held: the accepted switch does not take place, for a reason that asking again does not change."""
+        digest = self.state.operation.digest if self.state.operation is not None else ""
+        fault = machine.fault_of(error, messages.CLASS_NO_VERDICT, digest, utc_now())
+        self.set(machine.interrupted(self.state, fault))
 
     def commit(self) -> None:
         """Lock held: the running slot is proven. A crash in between is seen at the next start. Raises HostError."""
-        self.boot.write(self.boot.read().with_slot(self.active, True, 0))
+        self._write_boot(self.boot.read().with_slot(self.active, True, 0))
+        self._settle()
         self.set(machine.committed(self.state, self.active, utc_now()))
+
+    def _settle(self) -> None:
+        """What a commit settles beside the boot: it stands, whatever becomes of this."""
+        try:
+            passage.settle(self.host, self.active)
+        except HostError as fault:
+            _log.error("committed, but not all of it is on record: %s", fault)
 
     def give_up(self, error: HostplaneError, reason_class: str) -> None:
         """Lock held: the trial is over; the worker reboots, and any other reboot leads back as well."""
@@ -151,8 +174,15 @@ class Core(object):
             report["progress"] = wire(self.progress)
         if state.last_error is not None:
             report["lastError"] = wire(state.last_error)
+        if state.etc and state.phase in (messages.STAGED, messages.REBOOTING):
+            report["etc"] = state.etc
         if state.settings_version or state.settings_error:
-            report["settings"] = {"version": state.settings_version, "error": state.settings_error}
+            settings: Dict[str, Any] = {"version": state.settings_version, "error": state.settings_error}
+            if state.settings_drift:
+                settings["drift"] = state.settings_drift.split("\n")
+            if state.settings_reboot == self.boot_id:
+                settings["rebootNeeded"] = True
+            report["settings"] = settings
         if state.phase == messages.TRIAL:
             report["trialSecondsLeft"] = max(0, int(self.trial_left()))
         return report

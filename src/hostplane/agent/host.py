@@ -5,16 +5,19 @@ where the administrator's veto lies.
 
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from hostplane.errors import HostError
 from hostplane.rpc import messages
 
-from . import machine
+from . import journal, machine, passage
 from .core import Core, utc_now
+from .settings.keeper import Keeper
+from .settings.request import Request
 from .slots import SlotPort
 from .stage import check_image
 from .state import Image
+from .trial.checks import Check
 from .worker import Worker
 
 __all__ = ["Host"]
@@ -26,17 +29,18 @@ class Host(object):
     As a context it marks a request whose answer is still to be sent: no reboot and no idle exit before it was.
     """
 
-    def __init__(self, root: str, slots: Optional[SlotPort] = None) -> None:
+    def __init__(self, root: str, slots: Optional[SlotPort] = None, checks: Optional[Sequence[Check]] = None) -> None:
         self._core = Core(root, slots)
         self._answers_due = 0
         self._waiting = 0
-        self._configuring = threading.Lock()
-        self._worker = Worker(self._core, lambda: self._answers_due > 0)
+        self._worker = Worker(self._core, lambda: self._answers_due > 0, checks)
+        self._keeper = Keeper(self._core)
         self.config = self._core.host.config
 
     def start(self, on_reboot: Callable[[], None]) -> None:
         """Go on with what was under way; `on_reboot` is called as the host goes down. Raises StateTooNew."""
         self._core.wake()
+        self._keeper.start()
         self._worker.start(on_reboot)
 
     def close(self) -> None:
@@ -61,7 +65,7 @@ class Host(object):
     def is_idle(self) -> bool:
         """Whether nothing is under way and nobody waits for an answer."""
         with self._core.changed:
-            is_quiet = not self._answers_due and not self._waiting
+            is_quiet = not self._answers_due and not self._waiting and not self._keeper.is_busy
             return is_quiet and self._core.state.phase in messages.RESTING_PHASES
 
     def authorize(self, host_uid: str) -> None:
@@ -139,14 +143,30 @@ class Host(object):
         with self._core.changed:
             return self._switch(self._core.state.seq, operation, "", trial_seconds, "kubeos")
 
+    def roll_back(self, trial_seconds: int = 7200) -> Dict[str, Any]:
+        """Go to the other slot without a grant, at the console's word; a trial is given up. Raises HostError."""
+        core = self._core
+        core.host.refuse_if_vetoed()
+        with core.changed:
+            journal.record("RollbackAsked", "rollback asked for at the console", PHASE=core.state.phase)
+            is_trial = core.state.phase == messages.TRIAL
+            if is_trial:
+                core.give_up(HostError("ReturnRequested", detail="at the console"), messages.CLASS_HOST_FAULT)
+                report = core.report()
+            else:
+                report = self._switch(core.state.seq, messages.ROLLBACK, "", trial_seconds, "console")
+        if is_trial:
+            self._worker.cancel()
+        return report
+
     def _switch(self, seq: int, operation: str, digest: str, trial_seconds: int, driver: str) -> Dict[str, Any]:
         core = self._core
         core.host.refuse_if_vetoed()
         before = core.state
         state = machine.accept_switch(before, core.active, seq, operation, digest, trial_seconds, driver, utc_now())
         if state is not before:
+            passage.refuse_unbootable(core.host, core.passive, before.slot(core.passive).digest)
             core.set(state)
-            core.write_switch()
         return core.report()
 
     def confirm(self, seq: int) -> Dict[str, Any]:
@@ -154,9 +174,13 @@ class Host(object):
         core = self._core
         core.host.refuse_if_vetoed()
         with core.changed:
-            if machine.accept_confirm(core.state, seq):
+            is_news = machine.accept_confirm(core.state, seq)
+            if is_news:
                 core.commit()
-            return core.report()
+            report = core.report()
+        if is_news:
+            self._worker.cancel()
+        return report
 
     def go_back(self, seq: int, words: str) -> Dict[str, Any]:
         """Give up the trial of `seq`: back to the old slot by a reboot. Raises HostError."""
@@ -179,43 +203,14 @@ class Host(object):
 
     # --- settings
 
-    def configure(self, seq: int, version: str, configs: Any) -> Dict[str, Any]:
+    def configure(self, seq: int, request: Request) -> Dict[str, Any]:
         """Apply settings; a setting that cannot be applied is in the report, not an error. Raises HostError."""
-        from . import settings
-
-        core = self._core
-        core.host.refuse_if_vetoed()
-        with self._configuring:
-            with core.changed:
-                core.set(machine.accept_configure(core.state, seq))
-                request = settings.request_digest(version, configs)
-                if core.state.settings_digest == request:
-                    return core.report()
-            error = ""
-            try:
-                self._apply(configs)
-            except HostError as fault:
-                error = str(fault)
-            with core.changed:
-                done = core.state._replace(settings_error=error[:4000])
-                if not error:
-                    done = done._replace(settings_version=version, settings_digest=request, applying={})
-                core.set(done)
-                return core.report()
+        return self._keeper.configure(seq, request)
 
     def configure_local(self, configs: Any) -> None:
         """Apply settings that carry no version (KubeOS's way). Raises HostError with the first that cannot be."""
-        self._core.host.refuse_if_vetoed()
-        with self._configuring:
-            self._apply(configs)
-            with self._core.changed:
-                self._core.set(self._core.state._replace(applying={}))
+        self._keeper.configure_local(configs)
 
-    def _apply(self, configs: Any) -> None:
-        from . import settings
-
-        def journal(planned: Dict[str, str]) -> None:
-            with self._core.changed:
-                self._core.set(self._core.state._replace(applying=planned))
-
-        settings.apply(self._core.host, self._core.active, configs, self._core.state.applying, journal)
+    def settings(self, action: str) -> Dict[str, Any]:
+        """`look` for drift (and put it right where that is wished), or `undo` at the console. Raises HostError."""
+        return self._keeper.undo() if action == "undo" else self._keeper.look()

@@ -50,6 +50,7 @@ __all__ = [
     "committed",
     "fault_of",
     "going_back",
+    "heard",
     "interrupted",
     "move",
     "settled_boot",
@@ -168,11 +169,13 @@ def switched_boot(boot: BootState, target: str, tries: int) -> BootState:
     return boot if wish._replace(seq=boot.seq) == boot else wish._replace(seq=boot.seq + 1)
 
 
-def interrupted(state: State, reason: str, now: str) -> State:
+def interrupted(state: State, fault: Fault) -> State:
     """The switch never took place: the same grant may ask again."""
     assert state.operation is not None  # only a switch is interrupted
     phase = STAGED if state.slot(state.operation.target).state == SLOT_STAGED else IDLE
-    return move(state, phase, reason, now)._replace(operation=state.operation._replace(outcome=INTERRUPTED))
+    return move(state, phase, fault.message, fault.at)._replace(
+        operation=state.operation._replace(outcome=INTERRUPTED), last_error=fault, before={}
+    )
 
 
 # --- the trial and its two ends
@@ -199,7 +202,7 @@ def committed(state: State, active: str, now: str) -> State:
     if operation is not None and operation.target == active and not operation.outcome:
         operation = operation._replace(outcome=COMMITTED)
     return move(proven, IDLE, "committed", now)._replace(
-        operation=operation, trial=None, returning=None, last_error=None
+        operation=operation, trial=None, returning=None, last_error=None, before={}, etc={}
     )
 
 
@@ -240,6 +243,15 @@ def accept_configure(state: State, seq: int) -> State:
 # --- a boot, or a new start within one
 
 
+def heard(state: State, words: Optional[Fault], active: str) -> State:
+    """The same with the trial service's last words as the reason of the return that they explain."""
+    operation = state.operation
+    is_back = operation is not None and not operation.outcome and operation.target != active
+    if words is None or operation is None or not is_back or state.phase != TRIAL or state.returning is not None:
+        return state
+    return state._replace(returning=words._replace(digest=operation.digest))
+
+
 def booted(
     state: State, boot: BootState, active: str, boot_id: str, now: str, boot_seconds: float
 ) -> Tuple[State, Optional[BootState]]:
@@ -263,7 +275,7 @@ def booted(
     if operation is not None and running and not (is_same_boot and state.phase == REBOOTING):
         if boot.first == operation.target or state.returning is not None or state.phase == TRIAL:
             return _went_back(state, active, now), None
-        return interrupted(state, str(HostError("SwitchInterrupted")), now), None
+        return interrupted(state, fault_of(HostError("SwitchInterrupted"), "", operation.digest, now)), None
     if state.phase in (TRIAL, REBOOTING) and not running:  # a trial that no operation of ours began has ended
         return _went_back(state, active, now), None
     if state.slot(active).state != SLOT_CONFIRMED:
@@ -303,6 +315,7 @@ def _went_back(state: State, active: str, now: str) -> State:
         returning=None,
         last_error=fault,
         failed=failed[-_KEPT_FAILED:],
+        before={},
     )
 
 

@@ -1,24 +1,22 @@
 """`hostplane-agent`: serve a host, or ask a running agent how it is. The only place that exits."""
 
 import argparse
-import fcntl
-import json
-import logging
 import os
 import signal
 import socket
 import sys
-import time
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from hostplane import __version__
 from hostplane.errors import HostError, HostplaneError
 
+from . import commands
+from .journal import set_up
+from .lock import lock
+
 __all__ = ["main"]
 
-_LOCK_SECONDS = 5.0
 _DEFAULT_IDLE_SECONDS = 10.0
-_STATUS_SECONDS = 60.0  # a slow host has to start the agent first
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,10 +24,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="hostplane-agent", description="Stages, switches and proves the operating system of one host."
     )
     parser.add_argument("--version", action="version", version="hostplane-agent " + __version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    serve = commands.add_parser("serve", help="answer on the agent's sockets")
-    serve.add_argument("--root", default="/", metavar="DIR", help="the host's file-system root (default /)")
-    serve.add_argument("--socket", metavar="PATH", help="the agent's socket (default DIR/run/hostplane/agent.sock)")
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def verb(name: str, words: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=words, description=words)
+        made.add_argument("--root", default="/", metavar="DIR", help="the host's file-system root (default /)")
+        made.set_defaults(run=run)
+        return made
+
+    def asking(name: str, words: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = verb(name, words, run)
+        made.add_argument("--socket", metavar="PATH", help="the agent's socket (default DIR/run/hostplane/agent.sock)")
+        return made
+
+    serve = asking("serve", "answer on the agent's sockets", _serve)
     serve.add_argument("--kubeos-socket", metavar="PATH", help="also answer KubeOS's four methods here")
     serve.add_argument(
         "--idle-seconds",
@@ -38,11 +46,18 @@ def _parser() -> argparse.ArgumentParser:
         help="end after N seconds with nothing to do; 0: never (default: %g when started by socket activation)"
         % _DEFAULT_IDLE_SECONDS,
     )
-    status = commands.add_parser("status", help="print the host's report")
-    status.add_argument("--socket", default="/run/hostplane/agent.sock", metavar="PATH")
+    status = asking("status", "print the host's report", commands.status)
     status.add_argument("--json", action="store_true", help="as JSON, for programs")
-    for name, words in (("grow", "let PERSIST fill its disk"), ("banner", "write the line above the login prompt")):
-        commands.add_parser(name, help=words).add_argument("--root", default="/", metavar="DIR", help=argparse.SUPPRESS)
+    asking("rollback", "go back to the other slot, which must be proven, by a reboot", commands.rollback)
+    call = asking(
+        "call", "make one call to the agent and print its result (docs/reference/agent-rpc.md)", commands.call
+    )
+    call.add_argument("method", metavar="METHOD")
+    call.add_argument("params", metavar="JSON", nargs="?", default="{}", help="its parameters; - for standard input")
+    call.add_argument("--host-uid", metavar="UID", help="the Host to speak for (default: the one this host obeys)")
+    verb("trial", "own the trial of this boot until it is committed or given up", commands.trial)
+    verb("grow", "let PERSIST fill its disk", commands.grow)
+    verb("banner", "write the line above the login prompt", commands.banner)
     return parser
 
 
@@ -50,73 +65,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command line; gives the exit status: 0, or 1 after one sentence on standard error, or 2 for usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if options.command is None:
+        parser.print_usage(sys.stderr)
+        return 2
+    set_up(options.command in ("serve", "trial") and options.root == "/")
     try:
-        if options.command == "serve":
-            return _serve(options)
-        if options.command == "status":
-            return _status(options.socket, options.json)
-        if options.command == "grow":
-            return _grow(options.root)
-        if options.command == "banner":
-            return _banner(options.root)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
     except HostplaneError as fault:
         print("hostplane-agent: %s\n%s" % (fault, fault.remedy), file=sys.stderr)
         return 1
-    parser.print_usage(sys.stderr)
-    return 2
-
-
-def _status(path: str, as_json: bool) -> int:
-    from hostplane.rpc.client import AgentClient
-
-    from .console import status_text
-
-    with AgentClient(path, timeout=_STATUS_SECONDS) as agent:
-        report = agent.call("status")
-    sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else status_text(report))
-    return 0
-
-
-def _grow(root: str) -> int:
-    from .grow import grow
-    from .hostroot import HostRoot
-
-    host = HostRoot(root)
-    if host.is_vetoed:
-        print("/etc/hostplane/never forbids every change")
-        return 0
-    size = grow(host)
-    print("nothing to grow" if size is None else "PERSIST has %d MiB now" % (size >> 20))
-    return 0
-
-
-def _banner(root: str) -> int:
-    from . import banner
-    from .hostroot import HostRoot
-
-    try:
-        line = banner.show(HostRoot(root))
-    except OSError as fault:
-        raise HostError("BannerNotWritten", detail=str(fault)) from fault
-    sys.stdout.buffer.write(line.encode("utf-8") + b"\n")  # whatever the console's locale is
-    return 0
-
-
-def _lock(root: str) -> int:
-    """One agent a host: two would both act on one state. A predecessor that is just ending is waited for."""
-    directory = os.path.join(root, "var/lib/hostplane")
-    os.makedirs(directory, exist_ok=True)
-    descriptor = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
-            if time.monotonic() > deadline:
-                raise HostError("AgentAlreadyRunning", root=root) from None
-            time.sleep(0.05)
 
 
 def _open(path: str, mode: int, directory_mode: int) -> socket.socket:
@@ -133,7 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
     from .kubeos import KubeosSocket
     from .server import Server, inherited_sockets
 
-    lock = _lock(options.root)
+    held = lock(options.root)
     host = Host(options.root)
     inherited = inherited_sockets()
     idle = options.idle_seconds
@@ -164,7 +122,7 @@ def _serve(options: argparse.Namespace) -> int:
                 os.unlink(path)
             except OSError:
                 pass
-        os.close(lock)
+        os.close(held)
     return 0
 
 

@@ -4,6 +4,7 @@ A parameter that is missing, of another type or out of bounds is refused by name
 an unknown one is ignored, because a newer proxy may send it.
 """
 
+import os
 import re
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
@@ -12,6 +13,7 @@ from hostplane.errors import HostError
 from hostplane.rpc import messages
 
 from .host import Host
+from .settings.request import Request
 from .state import Image
 
 __all__ = ["Session"]
@@ -88,10 +90,10 @@ class _Params(object):
 
 
 class Session(object):
-    """One connection: hello first, then any method; it speaks for the Host that hello named."""
+    """One connection: hello first, then any method; it speaks for the Host that hello named, as the user `uid`."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, host: Host, uid: int) -> None:
+        self._host, self._uid = host, uid
         self._host_uid: Optional[str] = None
         self._methods: Dict[str, Callable[[_Params], Dict[str, Any]]] = {
             messages.HELLO: self._hello,
@@ -103,6 +105,8 @@ class Session(object):
             messages.RETURN: lambda params: host.go_back(self._seq(params), params.text("reason", 4096, "")),
             messages.RELEASE: lambda params: host.release(self._seq(params)),
             messages.CONFIGURE: self._configure,
+            messages.SETTINGS: self._settings,
+            messages.ROLL_BACK: self._roll_back,
         }
 
     def call(self, method: str, params: Any) -> Dict[str, Any]:
@@ -154,6 +158,11 @@ class Session(object):
         digest = params.digest("digest", "") if operation == messages.ROLLBACK else params.digest("digest")
         return self._host.switch(self._seq(params), operation, digest, seconds)
 
+    def _roll_back(self, params: _Params) -> Dict[str, Any]:
+        if self._uid not in (0, os.geteuid()):
+            raise HostError("RollbackNotAtConsole", uid=self._uid)
+        return self._host.roll_back()
+
     def _configure(self, params: _Params) -> Dict[str, Any]:
         given = params.child("settings")
         configs = []
@@ -163,4 +172,17 @@ class Session(object):
                 for item in config.items("contents")
             ]
             configs.append((config.text("model", 64, ""), config.text("configpath", 1024, ""), contents))
-        return self._host.configure(self._seq(params), given.text("version", 256, ""), configs)
+        request = Request(
+            version=given.text("version", 256, ""),
+            configs=configs,
+            undo=given.flag("undo"),
+            enforce=given.flag("enforce"),
+            signatures=given.text("signatures", 16384, ""),
+        )
+        return self._host.configure(self._seq(params), request)
+
+    def _settings(self, params: _Params) -> Dict[str, Any]:
+        action = params.text("action", 16)
+        if action not in ("look", "undo"):
+            params.refuse("action", "it must be look or undo")
+        return self._host.settings(action)

@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Optional, Set, Tuple
 from hostplane.errors import HostError, HostplaneError
 from hostplane.rpc import endpoint, framing, messages
 
+from . import journal
 from .host import Host
 from .native import Session
 
@@ -120,7 +121,7 @@ class Server(object):
         elif is_full:
             refusal = HostError("ConnectionsFull", limit=_CONNECTIONS)
         if refusal is not None:
-            _log.warning("connection refused: %s", refusal)
+            journal.record("PeerRefused", "connection refused: %s" % refusal, logging.WARNING)
             framing.send(sock, messages.error_answer(None, refusal), 0.1)
             self._close(sock)
             return
@@ -146,7 +147,7 @@ class Server(object):
     def serve_native(self, sock: socket.socket) -> None:
         """Many requests, each a line; ends when the peer does, or after a request that could not be read."""
         reader = framing.LineReader(sock, messages.REQUEST_LIMIT, _REQUEST_SECONDS)
-        session = Session(self._host)
+        session = Session(self._host, endpoint.peer(sock)[1])
         while True:
             try:
                 raw = reader.read()

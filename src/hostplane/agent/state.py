@@ -131,6 +131,11 @@ class State(NamedTuple):
     settings_error: str = ""
     settings_digest: str = ""  # of the request in force: the same one again is not applied again
     applying: Dict[str, str] = {}  # a configure under way: file -> SHA-256 it will have
+    before: Dict[str, Any] = {}  # what held before the last switch, for the checks after it (trial/checks.py)
+    etc: Dict[str, Any] = {}  # what the next upgrade would do to /etc, as reported
+    settings_slot: str = ""  # the slot whose /etc they are in
+    settings_reboot: str = ""  # the boot id under which they came, where they need a reboot
+    settings_drift: str = ""  # what does not hold any more, a line each
     extra: Dict[str, Any] = {}  # fields of a newer minor version
 
     def slot(self, name: str) -> Slot:

@@ -40,7 +40,9 @@ ANSWER_LIMIT = 4 << 20  # bytes of one answer; a Status is a few KiB
 
 HELLO, STATUS, WAIT, STAGE, SWITCH = "hello", "status", "wait", "stage", "switch"
 CONFIRM, RETURN, RELEASE, CONFIGURE = "confirm", "return", "release", "configure"
-METHODS = (HELLO, STATUS, WAIT, STAGE, SWITCH, CONFIRM, RETURN, RELEASE, CONFIGURE)
+ROLL_BACK = "rollback"  # at the console, without a grant
+SETTINGS = "settings"  # on the host itself: look for drift, or take settings back
+METHODS = (HELLO, STATUS, WAIT, STAGE, SWITCH, CONFIRM, RETURN, RELEASE, CONFIGURE, ROLL_BACK, SETTINGS)
 MUTATING_METHODS = (STAGE, SWITCH, CONFIRM, RETURN, RELEASE, CONFIGURE)
 
 IDLE, STAGING, STAGED, REBOOTING = "Idle", "Staging", "Staged", "Rebooting"

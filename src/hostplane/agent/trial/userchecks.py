@@ -1,4 +1,4 @@
-"""The host's own word on a trial: every executable in /etc/hostplane/checks.d, in order of name, each with a deadline.
+"""The administrator's checks: every executable in /etc/hostplane/checks.d, in order of name, each with a deadline.
 
 A check passes by exiting 0. The first that fails, or does not end in time, ends the trial: its last output becomes the
 reason. Checks get no input, a group of their own so that nothing of them survives, and the slot in their environment.
@@ -13,15 +13,15 @@ from typing import Callable, List, Optional
 
 from hostplane.errors import HostError
 
-from .fetch import Cancelled
-from .hostroot import HostRoot
+from ..fetch import Cancelled
+from ..hostroot import HostRoot
 
-__all__ = ["Checks"]
+__all__ = ["UserChecks"]
 
 _TAIL = 400  # bytes of a failed check's output that become its reason
 
 
-class Checks(object):
+class UserChecks(object):
     """One round of checks; `cancel` may be called from any thread and ends it at once."""
 
     def __init__(self, host: HostRoot, slot: str) -> None:
