@@ -1,4 +1,4 @@
-"""Finds the programs a control plane is made of, and gets them when this machine has none.
+"""Finds the programs a control plane and its nodes are made of, and gets them when this machine has none.
 
 Order: the directory in HOSTPLANE_ASSETS or KUBEBUILDER_ASSETS, PATH (only versions new enough: a distribution's old
 etcd is passed over), the per-user cache, the official release download, last a Go build of the same version from the
@@ -72,6 +72,7 @@ PROGRAMS: dict[str, Program] = {
             (1, 30),
         ),
         Program("kubectl", KUBERNETES_VERSION, "kubernetes", "k8s.io/kubernetes/cmd/kubectl", (1, 28)),
+        Program("kubelet", KUBERNETES_VERSION, "kubernetes", "k8s.io/kubernetes/cmd/kubelet", (1, 30)),
     )
 }
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -55,14 +55,17 @@ def up(
     hosts: int = 0,
     operator: bool = True,
     controller_manager: bool = False,
+    guests: Sequence[str] = (),
     say: Say = tell,
 ) -> Status:
     """Starts everything and returns when it is ready: the API serves our kinds, and `hosts` nodes are Ready.
 
+    `guests` names the Nodes of virtual machines that the caller starts itself.
+
     Raises:
         LocalError: something did not start; what had been started is ended again.
     """
-    plane = ControlPlane(directory, port, controller_manager=controller_manager, say=say)
+    plane = ControlPlane(directory, port, controller_manager=controller_manager, guests=guests, say=say)
     plane.start()
     try:
         plane.apply(text for _, text in sorted(crds.render().items()))

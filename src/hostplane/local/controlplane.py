@@ -2,8 +2,10 @@
 
 Loopback and a directory of mode 0700 are its walls: etcd listens on a unix socket in there, the API server on
 127.0.0.1 with the certificate it makes for itself, and the only credential is a random token in `kubeconfig` (0600).
-RBAC, admission policies and bound service-account tokens work as in production. Data survive a stop and a start; they
-are not meant to survive a power cut (etcd does not fsync). The processes outlive the one that called start().
+RBAC, admission policies and bound service-account tokens work as in production. Virtual machines on this one reach
+loopback as 10.0.2.2; where `guests` names some, the certificate is good for that too and each one's kubelet has a token
+of its own, with a kubelet's rights over its own Node. Data survive a stop and a start; they are not meant to survive a
+power cut (etcd does not fsync). The processes outlive the one that called start().
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,7 +29,10 @@ from hostplane.local.apiserver import ApiServer
 from hostplane.local.binaries import Say, locate, tell
 from hostplane.local.kubeconfig import write_kubeconfig, write_private
 
-__all__ = ["ControlPlane", "free_port"]
+__all__ = ["GUESTS_GATEWAY", "ControlPlane", "free_port"]
+
+GUESTS_GATEWAY = "10.0.2.2"
+"""This machine, as a virtual machine with a user-mode network reaches its loopback."""
 
 _SOCKET_PATH_MAX = 107
 _READY_SECONDS = 90.0
@@ -55,13 +60,27 @@ _CONTROLLERS = (  # what budgets, garbage collection and DaemonSets need; none t
     "replicaset-controller",
     "job-controller",
 )
+_CERTIFICATE = (
+    *("-sha256", "-days", "365", "-subj", "/CN=hostplane-local", "-addext"),
+    f"subjectAltName=IP:127.0.0.1,IP:{GUESTS_GATEWAY},DNS:localhost,DNS:kubernetes.default.svc",
+)
+_GUESTS_CONTROLLERS = ("node-lifecycle-controller",)  # real kubelets: a Node whose heartbeat stops is not Ready
 
 
 class ControlPlane:
-    """One control plane in `directory`; `port` 0 takes a free one and keeps it for later starts."""
+    """One control plane in `directory`; `port` 0 takes a free one and keeps it for later starts.
+
+    `guests` are names of Nodes whose kubelets run in virtual machines of this machine.
+    """
 
     def __init__(
-        self, directory: Path | str, port: int = 0, *, controller_manager: bool = False, say: Say = tell
+        self,
+        directory: Path | str,
+        port: int = 0,
+        *,
+        controller_manager: bool = False,
+        guests: Sequence[str] = (),
+        say: Say = tell,
     ) -> None:
         self.directory = Path(directory).absolute()
         self.kubeconfig = self.directory / "kubeconfig"
@@ -70,6 +89,7 @@ class ControlPlane:
         self.url = ""
         self._port = port
         self._controller_manager = controller_manager
+        self._guests = tuple(guests)
         self._say = say
         self._programs: dict[str, Path] = {}
 
@@ -77,6 +97,16 @@ class ControlPlane:
     def token(self) -> str:
         """The administrator's bearer token."""
         return self.token_file.read_text("ascii").partition(",")[0]
+
+    @property
+    def guests_url(self) -> str:
+        """Where a virtual machine reaches the server."""
+        return self.url.replace("127.0.0.1", GUESTS_GATEWAY)
+
+    def kubelet_token(self, node: str) -> str:
+        """The bearer token of the kubelet of one of the `guests`."""
+        tokens = (line.split(",") for line in self.token_file.read_text("ascii").splitlines())
+        return next(token for token, _, name, *_ in tokens if name == node)
 
     @property
     def api(self) -> ApiServer:
@@ -231,22 +261,16 @@ class ControlPlane:
         pki.mkdir(mode=0o700, exist_ok=True)
         (self.directory / "logs").mkdir(mode=0o700, exist_ok=True)
         if not self.token_file.exists():
-            write_private(self.token_file, f'{secrets.token_urlsafe(32)},admin,admin,"system:masters"\n')
+            accounts = ['admin,admin,"system:masters"']
+            accounts += [f'system:node:{node},{node},"system:nodes"' for node in self._guests]
+            write_private(self.token_file, "".join(f"{secrets.token_urlsafe(32)},{rest}\n" for rest in accounts))
         key = pki / "service-account.key"
         if not key.exists():
-            openssl = shutil.which("openssl")
-            if not openssl:
-                raise LocalError("OpensslMissing")
-            made = subprocess.run(
-                [openssl, "ecparam", "-name", "prime256v1", "-genkey", "-noout"],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
-            if made.returncode != 0:
-                raise LocalError("ProgramEnded", program="openssl", tail=made.stderr.strip()[-300:], log="its output")
-            write_private(key, made.stdout)
+            write_private(key, _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout"))
+        if self._guests and not self.ca.exists():  # else the server makes one, for loopback alone
+            server_key = self.ca.with_suffix(".key")
+            write_private(server_key, _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout"))
+            self.ca.write_text(_openssl("req", "-x509", "-new", "-key", str(server_key), *_CERTIFICATE), "ascii")
 
     def _write_kubeconfig(self) -> None:
         write_kubeconfig(self.kubeconfig, url=self.url, ca=self.ca, token=self.token, user="admin")
@@ -286,7 +310,7 @@ class ControlPlane:
             f"--secure-port={self.url.rpartition(':')[2]}",
             f"--cert-dir={pki}",
             f"--token-auth-file={self.token_file}",
-            "--authorization-mode=RBAC",
+            f"--authorization-mode={'Node,RBAC' if self._guests else 'RBAC'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
@@ -294,6 +318,8 @@ class ControlPlane:
             "--allow-privileged=true",
             "--profiling=false",
         ]
+        if self._guests:
+            command.append("--enable-admission-plugins=NodeRestriction")
         if not self._controller_manager:  # nobody would make the account every pod is checked for
             command.append("--disable-admission-plugins=ServiceAccount")
         return command
@@ -302,12 +328,27 @@ class ControlPlane:
         return [
             str(self._programs["kube-controller-manager"]),
             f"--kubeconfig={self.kubeconfig}",
-            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--controllers={','.join(_CONTROLLERS + (_GUESTS_CONTROLLERS if self._guests else ()))}",
             "--leader-elect=false",
             "--secure-port=0",
             f"--service-account-private-key-file={self.directory / 'pki' / 'service-account.key'}",
             f"--root-ca-file={self.ca}",
         ]
+
+
+def _openssl(*words: str) -> str:
+    """What openssl prints.
+
+    Raises:
+        LocalError: OpensslMissing; ProgramEnded with what it said.
+    """
+    openssl = shutil.which("openssl")
+    if not openssl:
+        raise LocalError("OpensslMissing")
+    made = subprocess.run([openssl, *words], capture_output=True, text=True, timeout=30, check=False)
+    if made.returncode != 0:
+        raise LocalError("ProgramEnded", program="openssl", tail=made.stderr.strip()[-300:], log="its output")
+    return made.stdout
 
 
 def free_port() -> int:

@@ -1,22 +1,24 @@
-"""What each simulated host's proxy is let in with: a token bound to its own pod on its own node, as in production.
+"""What each host's proxy is let in with: a token bound to its own pod on its own node, as in production.
 
-The pods belong to a DaemonSet, so that a drain leaves them alone and the operator waits for them after a reboot. Roles
-and admission policy are those of `deploy/`; nothing here grants anything.
+The pods belong to a DaemonSet, so that a drain leaves them alone and the operator waits for them after a reboot. The
+proxy of a virtual machine is a service of its own, its token bound to the Node itself. Roles and admission policy are
+those of `deploy/`; nothing here grants anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from hostplane.api.core import DAEMON_SET, POD
+from hostplane.api.core import DAEMON_SET, NODE, POD
 from hostplane.errors import ConflictError
 from hostplane.kube.session import Session
 from hostplane.local.kubeconfig import write_kubeconfig
 
-__all__ = ["NAMESPACE", "node_kubeconfig", "operator_kubeconfig", "proxy_daemon_set"]
+__all__ = ["NAMESPACE", "guest_token", "node_kubeconfig", "operator_kubeconfig", "proxy_daemon_set"]
 
 NAMESPACE = "hostplane-system"
 _PROXY = "hostplane-proxy"
@@ -52,6 +54,17 @@ async def node_kubeconfig(session: Session, node: str, daemon_set: str, ca: Path
     bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod.metadata.uid}
     token = await _token(session, _PROXY, boundObjectRef=bound)
     write_kubeconfig(path, url=session.url, ca=ca, token=token, user=_PROXY)
+
+
+async def guest_token(session: Session, node: str, labels: Mapping[str, str]) -> str:
+    """Registers a Node before its machine has ever run, as a token must be bound to one; the token of its proxy.
+
+    The kubelet finds the Node and fills in the rest. A reinstalled machine keeps it; a deleted Node ends the token.
+    """
+    body = {**NODE.manifest(node), "metadata": {"name": node, "labels": dict(labels)}}
+    made = await session.create(NODE, body)
+    bound = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": made.metadata.uid}
+    return await _token(session, _PROXY, boundObjectRef=bound)
 
 
 async def operator_kubeconfig(session: Session, ca: Path, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["write_kubeconfig", "write_private"]
+__all__ = ["kubeconfig_text", "write_kubeconfig", "write_private"]
 
 _TEXT = """apiVersion: v1
 kind: Config
@@ -22,9 +22,14 @@ contexts:
 """
 
 
+def kubeconfig_text(*, url: str, ca: Path | str, token: str, user: str) -> str:
+    """The kubeconfig of `user`; `ca` is the path of the server's certificate where it will be read."""
+    return _TEXT.format(url=url, ca=ca, token=token, user=user)
+
+
 def write_kubeconfig(path: Path, *, url: str, ca: Path | str, token: str, user: str) -> None:
     """Writes the kubeconfig of `user` to `path`, mode 0600, old or new and never neither."""
-    write_private(path, _TEXT.format(url=url, ca=ca, token=token, user=user))
+    write_private(path, kubeconfig_text(url=url, ca=ca, token=token, user=user))
 
 
 def write_private(path: Path, text: str) -> None:
