@@ -1,9 +1,9 @@
 """Bytes of one document, from whichever of several places has them, going on where the last one broke off.
 
-Places are asked in order and the one that gave bytes last is kept. A place that says it does not have it, or that may
-not be read, is left out; one that dropped the connection comes round again. Only rounds in which no place gave a byte
-count as attempts. A place that answers a range with the whole, or with another range, is not asked for ranges again:
-its whole answer is read and what nobody wants is dropped.
+Places are asked in order, those that broke off before after the others. A place that says it does not have it, or that
+may not be read, is left out; one that dropped the connection comes round again. Only rounds in which no place gave a
+byte count as attempts. A place that answers a range with the whole, or with another range, is not asked for ranges
+again: its whole answer is read and what nobody wants is dropped.
 """
 
 import logging
@@ -12,8 +12,9 @@ from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Sequen
 
 from hostplane.errors import HostError
 
+from .access import shown
 from .endpoint import Endpoint
-from .pace import DroppedError, Pace
+from .pace import DroppedError, MissingError, Pace
 from .transport import Answer
 
 __all__ = ["Remote", "Span"]
@@ -65,12 +66,11 @@ class Remote(object):
 
     def __init__(self, endpoints: Sequence[Endpoint], pace: Pace) -> None:
         self._endpoints, self._pace = list(endpoints), pace
-        self._preferred = 0
+        self._last = self._endpoints[0]
 
     def distrust(self) -> None:
-        """What came last was wrong: begin with the next place, and ask this one for no ranges."""
-        self._endpoints[self._preferred].is_ranged = False
-        self._preferred = (self._preferred + 1) % len(self._endpoints)
+        """What came last was wrong: ask its place after the others, and for no ranges."""
+        self._last.is_ranged, self._last.is_doubted = False, True
 
     def document(self, path: str, limit: int, headers: Mapping[str, str]) -> bytes:
         """A small document of unknown size; more than `limit` bytes are cut after the first too many.
@@ -101,7 +101,7 @@ class Remote(object):
             MissingError. HostError: PayloadUnreachable, PayloadTruncated, PayloadSizeMismatch, PayloadRefused...
             Cancelled.
         """
-        reading = _Reading(self._endpoints, self._preferred, self._pace, path, size, headers or {})
+        reading = _Reading(self._endpoints, self._pace, path, size, headers or {})
         try:
             for start, end in spans:
                 at = start
@@ -109,7 +109,7 @@ class Remote(object):
                     piece = reading.piece(at, end, expect)
                     if not piece:
                         break
-                    self._preferred = self._endpoints.index(reading.endpoint)
+                    self._last = reading.endpoint
                     at += len(piece)
                     yield piece
         finally:
@@ -120,13 +120,12 @@ class _Reading(object):
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
-        first: int,
         pace: Pace,
         path: str,
         size: int,
         headers: Mapping[str, str],
     ) -> None:
-        self._left: List[Endpoint] = [*endpoints[first:], *endpoints[:first]]
+        self._left: List[Endpoint] = sorted(endpoints, key=lambda one: one.is_doubted)
         self._origin = endpoints[-1]
         self._pace, self._path, self._size, self._headers = pace, path, size, headers
         self._turn, self._rounds, self._came = 0, 0, 0
@@ -168,15 +167,18 @@ class _Reading(object):
 
     def _next(self, at: int, fault: DroppedError) -> None:
         _log.info("%s broke off: %s", self.endpoint.shown, fault)
-        where, self._turn = self.endpoint.shown + self._path, (self._turn + 1) % len(self._left)
+        self.endpoint.is_doubted = True
+        if isinstance(self._refusal, MissingError) and self._origin not in self._left:
+            return self._leave_out(self._refusal)  # nothing to wait for: where it comes from does not have it
+        where, self._turn = shown(self.endpoint.shown + self._path), (self._turn + 1) % len(self._left)
         if self._turn:
-            return
+            return None
         self._rounds += 1
         if self._rounds >= self._pace.limits.attempts:
             if self._came:
                 raise HostError("PayloadTruncated", got=at, want=self._size or "unknown") from None
             raise HostError("PayloadUnreachable", url=where, detail=str(fault)[:200]) from None
-        self._pace.back_off(self._rounds, fault.retry_after)
+        return self._pace.back_off(self._rounds, fault.retry_after)
 
     def _leave_out(self, refusal: HostError) -> None:
         if self.endpoint is self._origin or self._refusal is None:
@@ -225,7 +227,7 @@ class _Reading(object):
 
     def _whole(self, answer: Answer) -> _Body:
         if answer.status != 200:
-            raise HostError("PayloadRefused", url=self.endpoint.shown + self._path, status=answer.status)
+            raise HostError("PayloadRefused", url=shown(self.endpoint.shown + self._path), status=answer.status)
         if self._size and answer.length is not None and answer.length != self._size:
             raise HostError("PayloadSizeMismatch", got=answer.length, want=self._size)
         return _Body(answer, 0, answer.length, self._size or answer.length)
