@@ -9,7 +9,7 @@ from typing import List, Tuple
 
 from .wish import DELETE, Warn, Wish, refuse, scalar, single_line
 
-__all__ = ["PERSISTENT", "RUNTIME", "edit", "runtime_writes"]
+__all__ = ["PERSISTENT", "RUNTIME", "edit", "parameter_path", "runtime_writes"]
 
 RUNTIME, PERSISTENT = "kernel.sysctl", "kernel.sysctl.persist"
 
@@ -22,14 +22,19 @@ def runtime_writes(wishes: List[Wish], warn: Warn) -> List[Tuple[str, str]]:
         if wish.operation or not value:
             warn("%s: %s is left as it is: only setting a plain value is possible" % (RUNTIME, wish.key))
             continue
-        key = wish.key
-        first = next((mark for mark in key if mark in "./"), ".")
-        if first == ".":
-            key = key.translate({ord("."): "/", ord("/"): "."})
-        if any(part in ("", ".", "..") for part in key.split("/")):
-            raise refuse(RUNTIME, wish, "it names no kernel parameter")
-        writes.append((single_line(RUNTIME, wish, key), single_line(RUNTIME, wish, value)))
+        writes.append((parameter_path(RUNTIME, wish), single_line(RUNTIME, wish, value)))
     return writes
+
+
+def parameter_path(model: str, wish: Wish) -> str:
+    """The path below /proc/sys that the wish's key names. Raises HostError SettingRefused."""
+    key = single_line(model, wish, wish.key.strip())
+    first = next((mark for mark in key if mark in "./"), ".")
+    if first == ".":
+        key = key.translate({ord("."): "/", ord("/"): "."})
+    if any(part in ("", ".", "..") for part in key.split("/")):
+        raise refuse(model, wish, "it names no kernel parameter")
+    return key
 
 
 def _entry(line: str) -> Tuple[str, str]:

@@ -1,13 +1,13 @@
 """What YAML and TOML settings have in common: one value at a path of keys, in whatever map a library parsed.
 
 The same edit is made on the library's own objects, which keep comments, and on plain copies; a file is written only
-where both come out the same. A list grows by an update with a list; anything else for a list is left alone, with a
-warning.
+where both come out the same. KubeOS's models let a list grow by what it does not hold yet and warn of what does not
+fit; the typed ones put the value there as it is and refuse what does not fit. Either way a second time changes nothing.
 """
 
 from typing import Any, Callable, Dict, List
 
-from .wish import DELETE, Warn, Wish
+from .wish import DELETE, Warn, Wish, refuse
 
 __all__ = ["change", "plain"]
 
@@ -27,14 +27,30 @@ def plain(value: Any) -> Any:
 
 
 def change(
-    tree: Any, path: List[str], wish: Wish, value: Any, new_map: Callable[[], Dict[str, Any]], warn: Warn
+    tree: Any,
+    path: List[str],
+    wish: Wish,
+    value: Any,
+    new_map: Callable[[], Dict[str, Any]],
+    warn: Warn,
+    typed: str = "",
 ) -> None:
-    """Set or delete the value at `path` in `tree`, in place."""
-    if wish.operation not in ("", DELETE):
+    """Set or delete the value at `path` in `tree`, in place. `typed` names a typed model, which refuses.
+
+    Raises:
+        HostError: SettingRefused, for a typed model.
+    """
+    if not typed and wish.operation not in ("", DELETE):
         warn("%s: unknown operation %s, taken as an update" % (wish.key, wish.operation))
     for part in path[:-1]:
         if not isinstance(tree.get(part), dict):
-            if wish.is_delete or part in tree:
+            if wish.is_delete and part not in tree:
+                if not typed:
+                    warn("%s is not in the file, nothing is deleted" % wish.key)
+                return
+            if part in tree:
+                if typed:
+                    raise refuse(typed, wish, "%s is not a map in the file" % part)
                 warn("%s: %s is not a map, left as it is" % (wish.key, part))
                 return
             tree[part] = new_map()
@@ -43,13 +59,16 @@ def change(
     if wish.is_delete:
         if last in tree:
             del tree[last]
-        else:
+        elif not typed:
             warn("%s is not in the file, nothing is deleted" % wish.key)
-    elif isinstance(tree.get(last), list):
+    elif not typed and isinstance(tree.get(last), list):
         if isinstance(value, list):
+            known = [plain(item) for item in tree[last]]
             for item in value:
-                tree[last].append(item)
+                if plain(item) not in known:
+                    known.append(plain(item))
+                    tree[last].append(item)
         else:
             warn("%s is a list and takes only a list" % wish.key)
-    else:
+    elif last not in tree or plain(tree[last]) != plain(value):
         tree[last] = value

@@ -1,14 +1,11 @@
-"""Settings: what each model does to its file, row by row; and that a request is applied whole, once, or not at all."""
+"""KubeOS's settings models: what each does to its file, row by row; a second time nothing, and comments stay."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 
-from hostplane.agent import settings
-from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.settings import containerd, grubcmdline, kubelet, pamlimits, sysctl
 from hostplane.agent.settings.wish import Wish
 from hostplane.errors import HostError
@@ -218,98 +215,3 @@ def test_containerd_refuses_a_file_it_cannot_read() -> None:
         edited(containerd.edit, "a = \n", ("b", 1))
 
 
-# --- a whole request
-
-
-def apply(host: Any, *configs: Any, journal: dict[str, str] | None = None) -> list[dict[str, str]]:
-    noted: list[dict[str, str]] = []
-    settings.apply(HostRoot(str(host.root)), "A", configs, journal or {}, noted.append)
-    return noted
-
-
-def test_an_unknown_model_stops_everything_before_anything(host: Any) -> None:
-    host.write("etc/sysctl.conf", "a=1\n")
-    with pytest.raises(HostError, match=r"kuberntes\.kubelet"):
-        apply(host, ("kernel.sysctl.persist", "", [("a", "2", "")]), ("kuberntes.kubelet", "", []))
-    assert (host.root / "etc/sysctl.conf").read_text() == "a=1\n"
-
-
-def test_a_bad_file_stops_everything_before_anything(host: Any) -> None:
-    host.write("etc/sysctl.conf", "a=1\n")
-    host.write("var/lib/kubelet/config.yaml", "a: [\n")
-    with pytest.raises(HostError, match="HP-6063"):
-        apply(host, ("kernel.sysctl.persist", "", [("a", "2", "")]), ("kubernetes.kubelet", "", [("b", 1, "")]))
-    assert (host.root / "etc/sysctl.conf").read_text() == "a=1\n"
-
-
-def test_several_models_of_one_file_see_each_other(host: Any) -> None:
-    host.write("boot/efi/EFI/openEuler/grub.cfg", GRUB)
-    apply(host, ("grub.cmdline.current", "", [("x", 1, "")]), ("grub.cmdline.next", "", [("y", 2, "")]))
-    text = (host.root / "boot/efi/EFI/openEuler/grub.cfg").read_text()
-    assert "panic=3 x=1\n" in text
-    assert "ro quiet y=2\n" in text
-
-
-def test_a_replaced_file_keeps_its_mode_and_leaves_nothing_beside_it(host: Any) -> None:
-    path = host.write("etc/sysctl.conf", "a=1\n", 0o600)
-    apply(host, ("kernel.sysctl.persist", "", [("a", "2", "")]))
-    assert path.read_text() == "a=2\n"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(path.parent) == [name for name in os.listdir(path.parent) if "hostplane-new" not in name]
-
-
-def test_a_missing_sysctl_file_is_made_where_its_directory_is(host: Any) -> None:
-    config = ("kernel.sysctl.persist", "/etc/sysctl.d/90-x.conf", [("a", "2", "")])
-    with pytest.raises(HostError, match="HP-6062"):
-        apply(host, config)
-    (host.root / "etc/sysctl.d").mkdir()
-    apply(host, config)
-    assert (host.root / "etc/sysctl.d/90-x.conf").stat().st_mode & 0o777 == 0o644
-
-
-@pytest.mark.parametrize(
-    "path", ["/etc/../../x", "etc/x", "/etc/hostplane/agent.json", "/out/x", "/link", "/proc/sys/a", "/a\0b"]
-)
-def test_a_path_out_of_bounds_is_refused(host: Any, path: str) -> None:
-    (host.root / "out").symlink_to("/tmp")
-    (host.root / "link").symlink_to("../../../../../../../etc/hosts")
-    with pytest.raises(HostError, match="HP-6061"):
-        apply(host, ("kernel.sysctl.persist", path, [("a", "1", "")]))
-
-
-def test_a_link_within_the_host_is_followed(host: Any) -> None:
-    target = host.write("etc/real.conf", "a=1\n")
-    (host.root / "etc/sysctl.conf").symlink_to("real.conf")
-    apply(host, ("kernel.sysctl.persist", "", [("a", "2", "")]))
-    assert target.read_text() == "a=2\n"
-    assert (host.root / "etc/sysctl.conf").is_symlink()
-
-
-def test_a_parameter_the_kernel_does_not_have_is_refused_before_anything(host: Any) -> None:
-    host.write("proc/sys/vm/swappiness", "60\n")
-    with pytest.raises(HostError, match="does not offer"):
-        apply(host, ("kernel.sysctl", "", [("vm.swappiness", 1, ""), ("vm.nonsense", 1, "")]))
-    assert (host.root / "proc/sys/vm/swappiness").read_text() == "60\n"
-    apply(host, ("kernel.sysctl", "", [("vm.swappiness", 1, "")]))
-    assert (host.root / "proc/sys/vm/swappiness").read_text() == "1\n"
-
-
-def test_the_veto_beats_every_setting(host: Any) -> None:
-    path = host.write("etc/sysctl.conf", "a=1\n")
-    host.write("etc/hostplane/never", "")
-    with pytest.raises(HostError, match="HP-6020"):
-        apply(host, ("kernel.sysctl.persist", "", [("a", "2", "")]))
-    assert path.read_text() == "a=1\n"
-
-
-def test_a_request_cut_off_after_its_first_file_grows_no_list_twice(host: Any) -> None:
-    kubelet_file = host.write("var/lib/kubelet/config.yaml", "l:\n- x\n")
-    limits = host.write("etc/security/limits.conf", "")
-    configs = (("kubernetes.kubelet", "", [("l", ["z"], "")]), ("pam.limits", "", [("*", "hard.nofile.1", "")]))
-    journal = apply(host, *configs)[0]
-    limits.write_text("")  # as if the power had gone between the two files
-    apply(host, *configs, journal=journal)
-    assert kubelet_file.read_text() == "l:\n- x\n- z\n"
-    assert limits.read_text() == "* hard nofile 1\n"
-    apply(host, *configs)
-    assert kubelet_file.read_text() == "l:\n- x\n- z\n- z\n"
