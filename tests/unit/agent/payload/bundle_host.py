@@ -147,6 +147,7 @@ class BundleHost:
             shutil.move(self.root / f"dev/hostplane/{name}-B", self.root / f"dev/hostplane/{name}-A")
             self.put(f"{name}-B", b"")
         slots = self.root / "var/lib/hostplane/slots"
+        shutil.rmtree(slots / "A", ignore_errors=True)
         shutil.move(slots / "B", slots / "A")
 
 

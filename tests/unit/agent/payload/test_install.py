@@ -1,0 +1,416 @@
+"""Bundles into slots: what is fetched, what is written, and what is left after every kind of interruption and lie."""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hostplane.agent.bundle.blockindex import (
+    CHUNK_HEAD,
+    COPY,
+    ENTRY,
+    EXTENT,
+    FETCH,
+    FRAME,
+    HASH,
+    HEADER,
+    ZERO,
+    BlockIndex,
+    transpose,
+)
+from hostplane.agent.bundle.limits import BLOCK
+from hostplane.agent.disk import partitions
+from hostplane.agent.payload import install, record
+from hostplane.agent.payload.pace import Pace
+from hostplane.errors import HostError
+from tests.unit.agent.disk.made_up import MIB, Machine
+from tests.unit.agent.payload.bundle_host import BundleHost, differing
+from tests.unit.image.bundle_play import blocks, replace_layer
+
+OLD = [*range(1, 120), 0, 0, *range(120, 200)]
+NEW = [*range(1, 60), -1, -2, *range(60, 119), 0, *range(121, 200), 0, 119]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> BundleHost:
+    return BundleHost(tmp_path)
+
+
+def refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(HostError) as caught:
+        act()
+    return caught.value.name
+
+
+def entries(content: bytes) -> set[bytes]:
+    found = {content[at : at + BLOCK] for at in range(0, len(content), BLOCK)}
+    return found - {bytes(BLOCK)}
+
+
+def test_an_empty_slot_gets_the_whole_image(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks(OLD))
+    source = host.source(image)
+    host.stage(image, source)
+    assert host.slot("ROOT-B") == blocks(OLD)
+    assert host.slot("BOOT-B") == blocks([1, 0, 2])
+    assert source.frames_bytes == sum(blob.size for _, blob in host.opened("v1").manifest.images.values())
+    assert host.begun == 1
+
+
+def test_only_blocks_that_neither_slot_holds_are_fetched_and_only_those_that_differ_written(host: BundleHost) -> None:
+    host.install_in_a(host.bundle("v1", blocks(OLD)))
+    moved = blocks([-2, *reversed(NEW[:-1])])
+    host.put("ROOT-B", moved)
+    image = host.bundle("v2", blocks(NEW), frame_bytes=2 * BLOCK, codec="none")
+    source = host.source(image)
+    bundle = host.stage(image, source)
+    assert host.slot("ROOT-B", len(blocks(NEW))) == blocks(NEW)
+    assert source.frames_bytes <= 4 * BLOCK  # the frame of block -1; -2 moves
+    assert bundle.written == differing(blocks(NEW), moved) * BLOCK + 2 * BLOCK  # and the boot image's two
+    assert host.plan.reused >= (len(NEW) - 4) * BLOCK
+
+
+def test_a_slot_that_is_right_already_is_only_read(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks(OLD))
+    host.stage(image)
+    source = host.source(image)
+    bundle = host.stage(image, source)
+    assert bundle.written == source.frames_bytes == 0
+
+
+@pytest.mark.parametrize("shift", [1, 7, -1, -7, 300, -300])
+def test_a_passive_image_that_has_shifted_is_moved_and_not_fetched(host: BundleHost, shift: int) -> None:
+    plain = list(range(1, 700))
+    old = plain[-shift:] if shift < 0 else [*range(1000, 1000 + shift), *plain]
+    host.put("ROOT-B", blocks(old))
+    image = host.bundle("v1", blocks(plain), frame_bytes=4 * BLOCK)
+    source = host.source(image)
+    host.stage(image, source)
+    assert host.slot("ROOT-B", len(plain) * BLOCK) == blocks(plain)
+    lost = abs(shift)  # what is not there, or lies behind the new image's end and was not read
+    full = sum(blob.size for _, blob in host.opened("v1").manifest.images.values())
+    assert source.frames_bytes < full * (lost + 40) / len(plain)
+
+
+numbers = st.lists(st.integers(-3, 9), min_size=1, max_size=24)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(active=numbers, passive=numbers, new=numbers, is_recorded=st.booleans())
+def test_whatever_the_slots_hold_the_image_is_there_in_the_end(
+    tmp_path_factory: pytest.TempPathFactory, active: list[int], passive: list[int], new: list[int], is_recorded: bool
+) -> None:
+    host = BundleHost(tmp_path_factory.mktemp("host"))
+    if is_recorded:
+        host.install_in_a(host.bundle("v1", blocks(active), frame_bytes=2 * BLOCK))
+    else:
+        host.put("ROOT-A", blocks(active))
+    host.put("ROOT-B", blocks(passive))
+    image = host.bundle("v2", blocks(new), boot=blocks([0]), frame_bytes=2 * BLOCK, codec="none")
+    source = host.source(image)
+    bundle = host.stage(image, source)
+    assert host.slot("ROOT-B", len(new) * BLOCK) == blocks(new)
+    assert bundle.written == BLOCK * differing(blocks(new), blocks(passive))
+    assert host.slot("ROOT-A") == blocks(active)
+    if not entries(blocks(new)) - entries(blocks(active)):
+        assert source.frames_bytes == 0
+
+
+def test_a_slot_without_a_record_is_read_once_and_remembered(host: BundleHost) -> None:
+    host.put("ROOT-A", blocks(OLD))
+    image = host.bundle("v2", blocks(OLD))
+    read: list[int] = []
+
+    class Counting(Pace):
+        def step(self, size: int) -> None:
+            read.append(size)
+            super().step(size)
+
+    host.stage(image, pace=Counting())
+    assert (host.root / "var/lib/hostplane/slots/A/root.scan").stat().st_size == (len(OLD) - 2) * ENTRY.size + 32
+    first = sum(read)
+    for label in ("ROOT-B", "BOOT-B"):
+        host.put(label, b"")
+    read.clear()
+    host.stage(image, pace=Counting())
+    assert first - sum(read) == len(blocks(OLD))
+
+
+def test_a_damaged_scan_is_made_again(host: BundleHost) -> None:
+    host.put("ROOT-A", blocks(OLD))
+    image = host.bundle("v2", blocks(OLD))
+    host.stage(image)
+    scan = host.root / "var/lib/hostplane/slots/A/root.scan"
+    right = scan.read_bytes()
+    scan.write_bytes(b"x" + right[1:])
+    host.stage(image)
+    assert scan.read_bytes() == right
+
+
+# --- the record
+
+
+def test_the_record_appears_with_the_proof_and_vanishes_before_the_first_byte(host: BundleHost) -> None:
+    first, second = host.bundle("v1", blocks(OLD)), host.bundle("v2", blocks(NEW))
+    host.stage(first)
+    kept = record.load(host.host, "B")
+    assert kept is not None
+    assert kept.manifest.digest == first.digest
+    assert record.metadata(host.host, "B") == kept.metadata
+
+    def note(size: int) -> None:
+        raise AssertionError  # between the first byte and the proof
+
+    with pytest.raises(AssertionError):
+        host.stage(second, note=note)
+    again = record.load(host.host, "B")
+    assert again is None or again.manifest.digest == first.digest
+
+
+def test_what_is_held_is_judged_and_read_back_without_its_source(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks(OLD))
+    host.stage(image)
+    found = partitions.find(host.host)
+    assert install.held_size(host.host, found, "B", image, Pace()) == (len(OLD) + 3) * BLOCK
+    host.put("BOOT-B", blocks([1, 0, 3]))
+    assert install.held_size(host.host, found, "B", image, Pace()) == 0
+    (host.root / "etc/hostplane/blocked").write_text(image.digest + "\n")
+    assert refusal(lambda: install.held_size(host.host, found, "B", image, Pace())) == "DigestBlocked"
+
+
+def test_a_plan_changes_nothing(host: BundleHost) -> None:
+    host.install_in_a(host.bundle("v1", blocks(OLD)))
+    image = host.bundle("v2", blocks(NEW))
+    source = host.source(image)
+    plan = install.estimate(host.host, partitions.find(host.host), "B", image, source, Pace())
+    assert source.frames_bytes == 0
+    assert host.slot("ROOT-B") == b""
+    assert sorted(os.listdir(host.root / "var/lib/hostplane/slots")) == ["A"]
+    host.stage(image)
+    assert host.plan == plan
+    assert plan.total == (len(NEW) + 3) * BLOCK
+
+
+# --- interruptions
+
+
+class Cut(Exception):
+    """The power fails."""
+
+
+def test_a_staging_cut_at_any_step_goes_on_with_what_is_missing(host: BundleHost) -> None:
+    host.install_in_a(host.bundle("v1", blocks(OLD)))
+    new = [*range(50, 150), *(-n for n in range(1, 20)), *range(1, 50)]
+    image = host.bundle("v2", blocks(new), frame_bytes=2 * BLOCK)
+    steps = 0
+
+    class Cutting(Pace):
+        left = 10**9
+
+        def step(self, size: int) -> None:
+            nonlocal steps
+            steps += 1
+            self.left -= 1
+            if self.left < 0:
+                raise Cut
+
+    host.stage(image, pace=Cutting())
+    for cut in range(steps):
+        host.put("ROOT-B", blocks(list(range(1, 170))))
+        host.put("BOOT-B", b"")
+        pace = Cutting()
+        pace.left = cut
+        with pytest.raises(Cut):
+            host.stage(image, pace=pace)
+        host.stage(image)
+        assert host.slot("ROOT-B", len(new) * BLOCK) == blocks(new)
+
+
+def test_what_was_fetched_before_a_cut_is_not_fetched_again(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks([-n for n in range(1, 200)]), frame_bytes=4 * BLOCK)
+    source = host.source(image)
+    source.break_after = 400_000
+    with pytest.raises(ConnectionError):
+        host.stage(image, source)
+    again = host.source(image)
+    host.stage(image, again)
+    assert again.frames_bytes < 200 * BLOCK - 400_000 + 12 * BLOCK
+    assert again.blobs.count("application/vnd.hostplane.blockindex.v1") == 0  # the indexes were kept
+
+
+# --- lies
+
+
+def _reindexed(host: BundleHost, name: str, change: Callable[[list[bytes], list[bytes]], None]) -> Any:
+    """The bundle `name` with the root's index changed, all digests and signatures right again."""
+    opened = host.opened(name)
+    index, _ = opened.manifest.images["root"]
+    with opened.path(index).open("rb") as file:
+        reader = BlockIndex(file.read, index.size)
+        header = reader.header
+        frames = [FRAME.pack(f.codec, f.raw, f.stored, f.raw_sha256, f.stored_sha256) for f in reader.frames()]
+        extents = [EXTENT.pack(e.op, e.length, e.source) for e in reader.extents()]
+        listed = list(reader.entries())
+    change(extents, listed)
+
+    def chunk(records: list[bytes], width: int) -> bytes:
+        stored = zlib.compress(transpose(b"".join(records), width))
+        return CHUNK_HEAD.pack(len(records), len(stored)) + stored
+
+    parts = chunk(extents, EXTENT.size), chunk(sorted(listed), ENTRY.size)
+    head = HEADER.pack(
+        b"HPBLOCKS", 1, 0, BLOCK, header.image_size, header.image_sha256, len(frames), len(extents), len(listed), 0,
+        len(parts[0]), len(parts[1]),
+    )  # fmt: skip
+    replace_layer(opened, index.digest, b"".join((head, *frames, *parts)))
+    return host.sign(name, host.opened(name).manifest.digest)
+
+
+def test_a_planted_collision_costs_a_frame_and_never_a_wrong_block(host: BundleHost) -> None:
+    host.put("ROOT-B", blocks([7, 2, 3]))
+    host.bundle("v1", blocks([1, 2, 3]))
+
+    def collide(extents: list[bytes], listed: list[bytes]) -> None:
+        import hashlib
+
+        first = next(at for at, entry in enumerate(listed) if entry[HASH:] == b"\0\0\0\0")
+        listed[first] = hashlib.sha256(blocks([7])).digest()[:HASH] + b"\0\0\0\0"
+
+    image = _reindexed(host, "v1", collide)
+    host.stage(image)
+    assert host.slot("ROOT-B") == blocks([1, 2, 3])
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_copies_within_the_image_are_followed(host: BundleHost, size: int) -> None:
+    first = list(range(1, size + 1))
+    host.bundle("v1", blocks([*first, *first, 0]))
+
+    def copy(extents: list[bytes], listed: list[bytes]) -> None:
+        extents[:] = [EXTENT.pack(FETCH, size, 0), EXTENT.pack(COPY, size, 0), EXTENT.pack(ZERO, 1, 0)]
+
+    image = _reindexed(host, "v1", copy)
+    host.put("ROOT-B", blocks([0, 0, 9, 9, 9]))
+    host.stage(image)
+    assert host.slot("ROOT-B", (2 * size + 1) * BLOCK) == blocks([*first, *first, 0])
+
+
+def test_an_index_of_another_image_is_refused_before_anything_is_written(host: BundleHost) -> None:
+    one = host.bundle("v1", blocks([1, 2, 3]))
+    other = host.opened("v1").read("index", host.opened("v1").manifest.images["root"][0])
+    host.bundle("v2", blocks([1, 2, 4]))
+    opened = host.opened("v2")
+    replace_layer(opened, opened.manifest.images["root"][0].digest, other)
+    image = host.sign("v2", host.opened("v2").manifest.digest)
+    assert refusal(lambda: host.stage(image)) == "BundleInvalid"
+    assert (host.begun, host.slot("ROOT-B")) == (0, b"")
+    assert one.digest != image.digest
+
+
+def test_frames_that_are_not_the_signed_ones_never_reach_the_slot(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks([-1, -2, -3]))
+    opened = host.opened("v1")
+    path = opened.path(opened.manifest.images["root"][1])
+    path.write_bytes(bytes(path.stat().st_size))
+    assert refusal(lambda: host.stage(image)) == "BundleDigestMismatch"
+    assert set(host.slot("ROOT-B")) <= {0}
+    assert record.load(host.host, "B") is None
+
+
+def test_a_frame_that_comes_wrong_once_is_asked_for_again(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks([-1, -2, -3]))
+    source = host.source(image)
+    real, calls = source.ranges, []
+
+    def ranges(*given: Any) -> Any:
+        calls.append(given)
+        for piece in real(*given):
+            yield piece if len(calls) != 2 else bytes(len(piece))
+
+    source.ranges = ranges  # type: ignore[method-assign]
+    host.stage(image, source)
+    assert host.slot("ROOT-B") == blocks([-1, -2, -3])
+
+
+def test_a_bundle_that_nobody_signed_is_not_even_read(host: BundleHost) -> None:
+    from tests.unit.image import bundle_play
+
+    info = bundle_play.write(host.root / "bundles/v1", blocks([1]))
+    image = host.bundle("v2", blocks([2]))._replace(ref="file:///bundles/v1/bundle", digest=info.digest)
+    source = host.source(image)
+    assert refusal(lambda: host.stage(image, source)) == "BundleUnsigned"
+    assert source.blobs == []
+
+
+def test_an_image_that_does_not_fit_is_refused_before_its_first_byte(host: BundleHost) -> None:
+    image = host.bundle("v1", blocks(OLD))
+    (host.root / "etc/hostplane/agent.json").write_text('{"slotBytes": 100000}')
+    assert refusal(lambda: host.stage(image)) == "PayloadTooLarge"
+    assert host.begun == 0
+
+
+# --- a disk that lies
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_block_that_the_medium_lost_is_written_again_or_the_slot_given_up(
+    host: BundleHost, monkeypatch: pytest.MonkeyPatch, lasting: bool
+) -> None:
+    image = host.bundle("v1", blocks([-n for n in range(1, 60)]), frame_bytes=4 * BLOCK)
+    real, lost = os.pwrite, []
+
+    def pwrite(descriptor: int, content: bytes, offset: int) -> int:
+        if "ROOT-B" in os.readlink(f"/proc/self/fd/{descriptor}") and offset >= 20 * BLOCK and (lasting or not lost):
+            lost.append(offset)
+            return len(content)
+        return real(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    source = host.source(image)
+    if lasting:
+        assert refusal(lambda: host.stage(image, source)) == "SlotReadBackMismatch"
+        assert record.load(host.host, "B") is None
+    else:
+        host.stage(image, source)
+        assert host.slot("ROOT-B") == blocks([-n for n in range(1, 60)])
+        assert source.frames_bytes < 61 * BLOCK + 9 * BLOCK  # only the bad frame came twice
+    assert lost
+
+
+def test_blocks_of_the_running_slot_that_rotted_are_fetched(host: BundleHost) -> None:
+    host.install_in_a(host.bundle("v1", blocks(OLD)))
+    rotten = bytearray(blocks(OLD))
+    for number in random.Random(5).sample(range(len(OLD)), 20):
+        rotten[number * BLOCK] ^= 1
+    host.put("ROOT-A", bytes(rotten))
+    image = host.bundle("v2", blocks(NEW))
+    host.stage(image)
+    assert host.slot("ROOT-B") == blocks(NEW)
+
+
+# --- a real table
+
+
+def test_on_a_disk_nothing_but_the_passive_slot_is_written(tmp_path: Path) -> None:
+    host = BundleHost(tmp_path)
+    image = host.bundle("v1", blocks(list(range(1, 250))))
+    machine = Machine(tmp_path)
+    machine.disk("nvme2n1", "nvme2n1p%d")
+    machine.disk("nvme3n1", "nvme3n1p%d")
+    machine.mount("nvme2n1p6")
+    (tmp_path / "dev/nvme2n1p7").write_bytes(random.Random(1).randbytes(MIB))
+    before = machine.content()
+    host.stage(image)
+    after = machine.content()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"nvme2n1p5", "nvme2n1p7"}
+    assert after["nvme2n1p7"][: 249 * BLOCK] == blocks(list(range(1, 250)))
+    assert after["nvme2n1p7"][249 * BLOCK :] == before["nvme2n1p7"][249 * BLOCK :]
