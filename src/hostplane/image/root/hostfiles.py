@@ -37,6 +37,7 @@ _ENABLED = {
     "local-fs.target": ("boot-hostplane.mount", "tmp.mount"),
     "multi-user.target": ("hostplane-banner.service", "hostplane-grow.service", "hostplane-sshkeys.service"),
     "sockets.target": ("hostplane-agent.socket",),
+    "sysinit.target": ("hostplane-trial.service",),
     "timers.target": ("hostplane-banner.timer",),
 }
 _TMP_MOUNT = """[Unit]
@@ -71,7 +72,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
 
 def image_json(recipe: Recipe, profile: Profile) -> bytes:
     """What an image says of itself in its root: its name, what it demands of its successors, how it makes slots."""
-    state = ext4.features(ext4.STATE_FEATURES, profile.ext4_features)
+    root = ext4.features(ext4.ROOT_FEATURES, profile.ext4_features)
     said = {
         "schema": "1.0",
         "name": recipe.name,
@@ -83,7 +84,7 @@ def image_json(recipe: Recipe, profile: Profile) -> bytes:
         "verity": recipe.disk.verity,
         "minimumVersion": recipe.image.minimum_version,
         "mkfs": {
-            "ext4": list(state),
+            "ext4": list(root),
             "boot": list(ext4.features(ext4.BOOT_FEATURES, profile.boot_ext4_features)),
             "xfs": list(profile.xfs_options),
         },
