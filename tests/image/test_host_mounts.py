@@ -16,7 +16,7 @@ import pytest
 
 from hostplane.image.root import hostfiles
 
-SCRIPT = Path(hostfiles.__file__).parent / "data/host/common/usr/lib/hostplane/mounts"
+SCRIPT = Path(hostfiles.__file__).parent.parent / "data/host/common/usr/lib/hostplane/mounts"
 SHELLS = ("dash", "bash", "busybox sh")
 CONF = """# comment
 var        /var
