@@ -23,9 +23,12 @@ __all__ = [
     "ROLLBACK",
     "SWITCH",
     "UPGRADE",
+    "EtcConflict",
+    "EtcStatus",
     "FailedDigest",
     "Grant",
     "Host",
+    "HostSettings",
     "HostSpec",
     "HostStatus",
     "ImageRef",
@@ -142,6 +145,17 @@ class Settings(ApiStruct, frozen=True, kw_only=True, gc=False):
     configs: Annotated[list[SettingsModel], items(256, "The models, applied in this order.")] = []
 
 
+class HostSettings(Settings, frozen=True, kw_only=True, gc=False):
+    """Settings for our own hosts."""
+
+    undo: Annotated[bool, about("First take back what earlier settings changed on the host.")] = False
+    enforce: Annotated[bool, about("Put right what somebody changes later; else it is only reported.")] = False
+    signatures: Annotated[
+        str,
+        text(16384, "A list of signatures of exactly these settings, where the image's policy asks for one."),
+    ] = ""
+
+
 class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The operator's wish for this node."""
 
@@ -156,7 +170,7 @@ class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     node_uid: Annotated[str, msgspec.Meta(max_length=128, description="Uid of the Node this Host was made for.")] = ""
     image: ImageRef | None = None
     grant: Grant | None = None
-    settings: Settings | None = None
+    settings: HostSettings | None = None
 
 
 class SlotStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -223,6 +237,27 @@ class SettingsStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
 
     version: Annotated[str, msgspec.Meta(max_length=256, description="The version in force.")] = ""
     error: Annotated[str, msgspec.Meta(max_length=4096, description="Why the wished version is not in force.")] = ""
+    drift: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=512)]],
+        msgspec.Meta(max_length=20, description="What is not as set any more: file and setting."),
+    ] = []
+    reboot_needed: Annotated[bool, about("Some of it takes effect with the next boot.")] = False
+
+
+class EtcConflict(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """A file of /etc that both the host and the new image have changed."""
+
+    path: Annotated[str, msgspec.Meta(max_length=1024, description="The file, below /etc.")] = ""
+    kind: Annotated[str, msgspec.Meta(max_length=64, description="What kind of file it was taken for.")] = ""
+    action: Annotated[str, msgspec.Meta(max_length=256, description="What the upgrade does about it.")] = ""
+
+
+class EtcStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """What the staged image would do to /etc, or did by the last switch."""
+
+    merged: Annotated[int, about("Files that take up changes of both sides.")] = 0
+    kept: Annotated[int, about("Files that stay as the host has them.")] = 0
+    conflicts: Annotated[list[EtcConflict], msgspec.Meta(max_length=20, description="The first conflicts.")] = []
 
 
 class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -246,6 +281,7 @@ class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     ] = []
     transitions: Annotated[list[Transition], msgspec.Meta(max_length=20, description="The last changes of phase.")] = []
     settings: SettingsStatus | None = None
+    etc: EtcStatus | None = None
     trial_seconds_left: Annotated[int | None, about("Seconds until a host on trial goes back by itself.")] = None
     never: Annotated[bool, about("True while /etc/hostplane/never forbids every write.")] = False
     conditions: Conditions = []

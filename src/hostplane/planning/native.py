@@ -28,8 +28,8 @@ from hostplane.api.host import (
     UPGRADE,
     Grant,
     Host,
+    HostSettings,
     Phase,
-    Settings,
 )
 from hostplane.api.ledger import Holder
 from hostplane.api.osimage import OSImage
@@ -108,7 +108,7 @@ def grant_for(target: Target, wish: GroupWish, host: Host, seq: int, now: int) -
     """The first stage of a grant for a host that was just put into the Ledger. Settings need no reboot and no drain."""
     rollout = target.rollout
     stage = SWITCH if target.operation == CONFIGURE else RESERVED
-    settings: Settings | None = rollout.spec.settings if target.operation == CONFIGURE else None
+    settings: HostSettings | None = rollout.spec.settings if target.operation == CONFIGURE else None
     return SetGrant(
         node=host.metadata.name,
         base=host.metadata.resource_version,
@@ -240,16 +240,18 @@ def _switched(node: Node, host: Host, grant: Grant, seen: Seen, now: int, option
     mine = status.operation is not None and status.operation.seq == grant.seq
     # What became of it counts, not the phase: a host that has ended may be staging the next image already.
     outcome = status.operation.outcome if status.operation is not None and mine else ""
+    error = status.last_error
     if grant.operation == CONFIGURE:
         return _configured(node, host, grant, heard, now, deadline)
     if heard and (outcome == "Committed" or (status.phase == Phase.IDLE and status.active.digest == grant.digest)):
         return _release(node, host, grant, now)
     if heard and (outcome == "Returned" or status.phase in (Phase.RETURNED, Phase.FAILED)):
-        error = status.last_error
         verdict = NO_VERDICT if error is not None and error.reason_class == NO_VERDICT else HOST_FAULT
         name_of_why = error.name if error and error.name else "HostReturned"
         detail = past(name_of_why, name, error.message if error else "")
         return _release(node, host, grant, now, name_of_why, verdict, detail)
+    if heard and outcome == "Interrupted" and error is not None and error.reason_class:
+        return _release(node, host, grant, now, error.name, NO_VERDICT, past(error.name, name, error.message))
     if now - grant.at > deadline:
         return _release(node, host, grant, now, "HostLost", HOST_FAULT)
     if grant.stage == CONFIRM:

@@ -93,7 +93,7 @@ def _switch(grant: Grant, status: HostStatus) -> Call | None:
         return None
     if status.passive.digest != grant.digest or status.passive.state not in _BOOTABLE:
         return None
-    if grant.seq < status.seq or _was_used(grant, status):
+    if grant.seq < status.seq or _was_used(grant, status) or _was_refused(grant, status):
         return None
     return Call(
         messages.SWITCH,
@@ -104,6 +104,13 @@ def _switch(grant: Grant, status: HostStatus) -> Call | None:
             "trialSeconds": grant.trial_seconds,
         },
     )
+
+
+def _was_refused(grant: Grant, status: HostStatus) -> bool:
+    """Whether the host took the grant and found, before its reboot, a reason that asking again does not change."""
+    last, error = status.operation, status.last_error
+    is_its_end = last is not None and last.seq == grant.seq and last.outcome == "Interrupted"
+    return is_its_end and error is not None and bool(error.reason_class)
 
 
 def _configure(spec: HostSpec, grant: Grant, status: HostStatus) -> Call | None:

@@ -107,6 +107,18 @@ def test_a_host_that_went_back_without_a_word_says_so_too() -> None:
     assert released(look(node(5), host(grant("Switch"), status("Returned", seq=5)))).why == "HostReturned"
 
 
+@pytest.mark.parametrize(("kind", "why_released"), [("NoVerdict", "EtcConflicts"), ("", None)])
+def test_a_switch_that_the_host_refused_for_good_is_not_waited_for(kind: str, why_released: str | None) -> None:
+    """A power cut before the reboot has no class: there the same grant asks again."""
+    ended = Operation(seq=5, operation="upgrade", digest=V2, outcome="Interrupted")
+    error = LastError(name="EtcConflicts", message="HP-6399: fstab", reason_class=kind, digest=V2)
+    standing = look(node(5), host(grant("Switch"), status("Staged", seq=5, operation=ended, last_error=error)))
+    if why_released is None:
+        assert standing.actions == ()
+    else:
+        assert (released(standing).why, released(standing).verdict) == (why_released, "NoVerdict")
+
+
 def test_a_host_that_stays_silent_is_lost() -> None:
     """The deadline is the trial's own and a grace, so that it has gone back by itself before."""
     late = grant("Switch", at=NOW - 1501)

@@ -15,6 +15,7 @@ from hostplane.api.host import (
     HostSpec,
     HostStatus,
     ImageRef,
+    LastError,
     Operation,
     Phase,
     Settings,
@@ -189,6 +190,13 @@ def test_only_switch_switches(stage: str) -> None:
     ],
 )
 def test_switch_needs_a_fresh_grant_for_what_the_passive_slot_holds(status: HostStatus, wanted: str) -> None:
+    assert method(HostSpec(image=image(), grant=grant()), status) == wanted
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("NoVerdict", ""), ("", "switch")])
+def test_a_switch_that_was_refused_before_its_reboot_is_not_asked_for_again(kind: str, wanted: str) -> None:
+    ended = Operation(seq=5, operation="upgrade", digest=NEW, outcome="Interrupted")
+    status = host("Staged", "Staged", NEW, seq=5, operation=ended, last_error=LastError(name="X", reason_class=kind))
     assert method(HostSpec(image=image(), grant=grant()), status) == wanted
 
 
