@@ -10,7 +10,7 @@ from typing import Callable, List, Optional
 from hostplane import __version__
 from hostplane.errors import HostError, HostplaneError
 
-from . import commands
+from . import commands, etcverb
 from .journal import set_up
 from .lock import lock
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("trial", "own the trial of this boot until it is committed or given up", commands.trial)
     verb("grow", "let PERSIST fill its disk", commands.grow)
     verb("banner", "write the line above the login prompt", commands.banner)
+    etcverb.add_parser(verbs)
     return parser
 
 
