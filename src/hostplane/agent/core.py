@@ -14,9 +14,10 @@ from hostplane import __version__
 from hostplane.errors import HostError, HostplaneError
 from hostplane.rpc import messages
 
-from . import journal, machine, passage
+from . import firmware, journal, machine, passage
 from .bootstate import SLOTS, BootFiles, BootState, other
 from .hostroot import HostRoot
+from .payload import installed
 from .slots import SlotPort, open_slots
 from .stage import Progress
 from .state import Slot, State, StateFile, wire
@@ -69,6 +70,7 @@ class Core(object):
             self._words.forget()
         if state.phase not in (messages.REBOOTING, messages.TRIAL) and not self.host.is_vetoed:
             self.write_boot(machine.settled_boot(self.boot.read(), self.active))
+            self._settle()  # again, in case it could not be put on record then, and for a disk's first image
 
     def _load(self) -> State:
         try:
@@ -81,6 +83,7 @@ class Core(object):
             state = State(last_error=machine.fault_of(fault, "", "", utc_now()))
         if state is None or not state.slots:
             known = self.host.config.installed
+            known = known if known.digest else installed.read(self.host)
             version = known.version or self.host.image().version or self.host.os_version()
             first = Slot(messages.SLOT_CONFIRMED, known.digest, version, known.size)
             state = (state or State())._replace(slots={self.active: first, self.passive: Slot()})
@@ -166,6 +169,9 @@ class Core(object):
             "transitions": [wire(transition) for transition in state.transitions],
             "never": self.host.is_vetoed,
         }
+        versions = firmware.read(self.host)
+        if versions:
+            report["firmware"] = versions
         operation = state.operation
         if operation is not None:
             shown = ("seq", "operation", "digest", "outcome")

@@ -75,12 +75,14 @@ def admit(host: HostRoot, image: Image, source: Any, running: str) -> Admitted:
 
 
 def check_boot(host: HostRoot, digest: str, metadata: Optional[Metadata]) -> None:
-    """Whether what a slot holds may be switched to, also by a rollback. `metadata` is None for a plain tar.
+    """Whether what a slot holds may be switched to, also by a rollback. `metadata` is None for a plain tar, and for
+    what the disk was built with.
 
     Raises:
         HostError: DigestBlocked, BlockListUnreadable, VersionTooLow, SealingChanges, KeptUnreadable.
     """
     _refuse_blocked(host, digest)
+    metadata = metadata or installed.metadata_of(host, digest)
     if metadata is not None:
         _refuse_low(host, metadata.version)
         _refuse_other_sealing(host, metadata)
@@ -89,11 +91,15 @@ def check_boot(host: HostRoot, digest: str, metadata: Optional[Metadata]) -> Non
 def committed(host: HostRoot, metadata: Optional[Metadata]) -> None:
     """The running image is proven: raise the lowest version, move time's floor, take over its trusted keys. Repeatable.
 
-    `metadata` is what its slot's record says; None for a plain tar, which settles nothing but the keys.
+    `metadata` is what its slot's record says; None for a plain tar, which settles nothing but the keys, and for what
+    the disk was built with.
 
     Raises:
         HostError: KeptUnreadable, KeptWriteFailed; what the trust file's parser raises, SignatureToolMissing.
     """
+    if metadata is None:
+        built = installed.documents(host)
+        metadata = None if built is None else built[2]
     before = _kept_floor(host)
     floor = before
     if metadata is not None:

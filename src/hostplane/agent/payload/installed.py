@@ -12,7 +12,7 @@ from hostplane.agent.hostroot import HostRoot, Installed
 from hostplane.agent.payload import kept
 from hostplane.errors import HostError
 
-__all__ = ["DIRECTORY", "documents", "read"]
+__all__ = ["DIRECTORY", "documents", "metadata_of", "read"]
 
 DIRECTORY = "boot/hostplane/installed"
 
@@ -20,6 +20,20 @@ DIRECTORY = "boot/hostplane/installed"
 def documents(host: HostRoot) -> Optional[Tuple[bytes, bytes, Metadata]]:
     """(manifest, or nothing where the disk was built without a bundle; metadata; the same parsed) of the running slot;
     None where nobody wrote them, where they make no sense, or where they tell of another image."""
+    found = _read(host)
+    running = host.image()
+    if found is None or host.active_slot() != "A":
+        return None
+    return found if (running.name, running.version) == (found[2].name, found[2].version) else None
+
+
+def metadata_of(host: HostRoot, digest: str) -> Optional[Metadata]:
+    """The metadata of the bundle with this digest, when it is the one the disk was built from."""
+    found = _read(host)
+    return found[2] if found is not None and found[0] and digest_of(found[0]) == digest else None
+
+
+def _read(host: HostRoot) -> Optional[Tuple[bytes, bytes, Metadata]]:
     try:
         manifest = kept.read_file(host.path(DIRECTORY + "/manifest.json")) or b""
         raw = kept.read_file(host.path(DIRECTORY + "/metadata.json"))
@@ -31,9 +45,6 @@ def documents(host: HostRoot) -> Optional[Tuple[bytes, bytes, Metadata]]:
             check_blob("metadata", raw, want.size, want.digest)
     except HostError:
         return None  # only worth a line in a report
-    running = host.image()
-    if host.active_slot() != "A" or (running.name, running.version) != (metadata.name, metadata.version):
-        return None
     return manifest, raw, metadata
 
 

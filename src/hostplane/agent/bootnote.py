@@ -1,0 +1,98 @@
+"""What a slot does early in its boot, before container runtime and kubelet: say that it is in charge of /var.
+
+State that the slot before it wrote and this one cannot read is reset where the image declares that possible (the node
+was drained, images can be fetched again), else the unit fails with the reason, and with it what would read that state.
+Then the stamp is renewed. It also looks once a boot at what the ESP holds, for the report.
+"""
+
+import glob
+import logging
+import os
+import shutil
+import stat
+
+from hostplane.errors import HostError
+
+from . import firmware
+from .hostroot import HostRoot
+from .payload import admission, mounting, statecheck
+
+__all__ = ["note_boot", "reset"]
+
+_log = logging.getLogger("hostplane.agent")
+_ESP = "dev/hostplane/ESP"
+_SCRATCH = "run/hostplane/esp"
+
+
+def note_boot(host: HostRoot) -> None:
+    """Do it; safe to repeat, and to cut anywhere. Changes the process's view of mounts: for a process of its own.
+
+    Raises:
+        HostError: StateUnreadableHere; KeptWriteFailed.
+    """
+    if host.is_vetoed:
+        return
+    _take_charge(host)
+    try:
+        _look_at_esp(host)
+    except OSError as fault:
+        _log.warning("the ESP cannot be looked at: %s", fault)
+
+
+def _take_charge(host: HostRoot) -> None:
+    try:
+        own = admission.running_state(host)
+        rules = statecheck.read_rules(host)
+        before = statecheck.read_stamp(host)
+    except HostError as fault:  # a damaged note is no reason to keep a node from starting
+        _log.warning("nothing is known of who wrote /var last: %s", fault)
+        return
+    for clash in statecheck.clashes(before, own, rules):
+        if not clash.reset:
+            raise HostError("StateUnreadableHere", component=clash.component, writer=clash.writer, reader=clash.reader)
+        _log.warning("state of %s %s is reset for %s", clash.component, clash.writer, clash.reader)
+        for pattern in clash.reset:
+            reset(host, pattern)
+    statecheck.write_stamp(host, own)
+
+
+def reset(host: HostRoot, pattern: str) -> None:
+    """Remove the files, and the content of the directories, that the absolute `pattern` names below /var.
+
+    Directories stay, with their owners and labels; a link among them is not followed. Raises HostError.
+    """
+    for path in sorted(glob.glob(host.root.rstrip("/") + pattern)):
+        try:
+            inner = host.inside(path[len(host.root.rstrip("/")) :])
+            if not inner.startswith(host.path("var") + "/"):
+                raise ValueError("it is not below /var")
+            if stat.S_ISDIR(os.lstat(inner).st_mode):
+                for name in os.listdir(inner):
+                    _remove(os.path.join(inner, name))
+            else:
+                _remove(inner)
+        except (OSError, ValueError) as fault:
+            raise HostError("KeptWriteFailed", path=path, detail=str(fault)) from fault
+
+
+def _remove(path: str) -> None:
+    if stat.S_ISDIR(os.lstat(path).st_mode):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _look_at_esp(host: HostRoot) -> None:
+    """Mounted where nobody else sees it, for as long as this process lives."""
+    device = host.path(_ESP)
+    if not os.path.exists(device):
+        return
+    place = host.path(_SCRATCH)
+    mounting.enter(place)
+    target = os.path.join(place, "mounted")
+    flags = mounting.RDONLY | mounting.NOSUID | mounting.NODEV | mounting.NOEXEC
+    mounting.mount(device, target, "vfat", flags)
+    try:
+        firmware.refresh(host, target)
+    finally:
+        mounting.unmount(target)
