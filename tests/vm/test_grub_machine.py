@@ -19,8 +19,9 @@ from hostplane.agent.bootstate import DEFAULT, BootState, choose, parse, plan_bo
 from hostplane.image.recipe import Boot, Firmware
 from hostplane.local.qemu import Machine
 from tests.vm.grub_disk import SAYS, GrubDisk, args_block
+from tests.vm.guest import PATIENCE
 
-_SECONDS = 120.0
+_SECONDS = 120.0 * PATIENCE
 _HEADER = b"# GRUB Environment Block\n"
 _SWEEP_SCRIPT = """
 function hp_load {
@@ -101,8 +102,8 @@ def _expected(before: bytes, written: bytes | None) -> BootState | bytes | None:
     [
         (Firmware.BIOS, False, 1),
         (Firmware.UEFI, False, 8),
-        pytest.param(Firmware.BIOS, True, 1, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
-        pytest.param(Firmware.UEFI, True, 1, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
+        pytest.param(Firmware.BIOS, True, 1, marks=[pytest.mark.long, pytest.mark.timeout(1200 * PATIENCE)]),
+        pytest.param(Firmware.UEFI, True, 1, marks=[pytest.mark.long, pytest.mark.timeout(1200 * PATIENCE)]),
     ],
 )
 def test_every_state_and_every_damage_ends_as_the_reference_says(
@@ -118,7 +119,7 @@ def test_every_state_and_every_damage_ends_as_the_reference_says(
     play = "".join(f"hp_play {name}\n" for name in cases) + 'echo "CASES OVER"\nhalt\n'
     disk = GrubDisk(tmp_path, DEFAULT, more=files, append=_SWEEP_SCRIPT + play, bootstate_mib=64)
     with _machine(disk.path, firmware) as machine:
-        machine.wait_for("^CASES OVER", 1000 if every else 200)
+        machine.wait_for("^CASES OVER", (1000 if every else 200) * PATIENCE)
         said = dict(re.findall(r"^CASE (\S+) BOOTS (\w+)$", machine.console, re.MULTILINE))
 
     wrong = {}
@@ -155,8 +156,8 @@ def _boot(disk: GrubDisk, firmware: Firmware) -> str | None:
     [
         (Firmware.BIOS, 10),
         (Firmware.UEFI, 2),
-        pytest.param(Firmware.BIOS, 128, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-        pytest.param(Firmware.UEFI, 128, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+        pytest.param(Firmware.BIOS, 128, marks=[pytest.mark.long, pytest.mark.timeout(900 * PATIENCE)]),
+        pytest.param(Firmware.UEFI, 128, marks=[pytest.mark.long, pytest.mark.timeout(1800 * PATIENCE)]),
     ],
 )
 def test_a_real_boot_reaches_the_kernel_of_the_reference(tmp_path: Path, firmware: Firmware, count: int) -> None:

@@ -17,9 +17,9 @@ from hostplane.image.building.engine import Built
 from hostplane.image.recipe import Firmware, StageName
 from hostplane.local.qemu import Machine
 from tests.image.rpm_distro import EPOCH, RELEASE, rpm_distro, write_distro_file
-from tests.vm.guest import Guest
+from tests.vm.guest import TEST_SECONDS, Guest
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(TEST_SECONDS)
 _RECIPE = """
 name = "rpm-vm"
 version = "1.0.0"

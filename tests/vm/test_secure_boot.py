@@ -11,12 +11,13 @@ from hostplane.agent.bootstate import DEFAULT
 from hostplane.image.recipe import Firmware
 from hostplane.local.qemu import Machine
 from tests.vm.grub_disk import GrubDisk
+from tests.vm.guest import PATIENCE, TEST_SECONDS
 
-_SECONDS = 240.0
+_SECONDS = 240.0 * PATIENCE
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(TEST_SECONDS)
 def test_a_signed_chain_reaches_a_kernel_that_knows_it(debian_disk: Callable[..., Path]) -> None:
     with Machine(debian_disk(), Firmware.UEFI, secure_boot=True) as machine:
         machine.wait_for("Hostplane: slot A", _SECONDS)
