@@ -47,6 +47,7 @@ class Config(NamedTuple):
     recheck_seconds: float = 60.0  # how often a trial that awaits its confirmation is checked again
     allowed_failed_units: Tuple[str, ...] = ()  # units that may fail on trial; * and ? are wildcards
     confirm: str = "cluster"  # whose word commits a trial after the checks: cluster, or local: theirs is enough
+    etc_policy: str = "keep"  # a conflict in /etc: keep the host's file, or stop the upgrade
     watchdog_seconds: int = 120  # on trial; 0: no watchdog
     stall_seconds: float = 30.0  # a download that gives nothing for so long is dropped and resumed
     fetch_attempts: int = 5  # fruitless attempts in a row before a download fails
@@ -70,6 +71,9 @@ _BOUNDS = {
     "io_bytes_per_second": (0, 1 << 40),
     "slot_bytes": (0, 1 << 50),
 }
+
+
+_WORDS = {"confirm": ("cluster", "local"), "etc_policy": ("keep", "stop")}
 
 
 def _camel(name: str) -> str:
@@ -110,8 +114,9 @@ def _field(name: str, default: Any, value: Any) -> Any:
         return tuple(str(unit) for unit in value)
     if name == "checks":
         return _seconds(value)
-    if name == "confirm" and value not in ("cluster", "local"):
-        raise ValueError("confirm must be cluster or local")
+    words = _WORDS.get(name)
+    if words is not None and value not in words:
+        raise ValueError("%s must be %s" % (_camel(name), " or ".join(words)))
     if isinstance(default, (bool, str)):
         if not isinstance(value, type(default)):
             raise ValueError("%s must be %s" % (_camel(name), "true or false" if default is False else "a string"))
