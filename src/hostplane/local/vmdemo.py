@@ -108,12 +108,11 @@ class _Story:
             audience = Audience(session, groups, {GROUP: 1}, self._started)
             async with watched(self._directory, audience):
                 await audience.synced()
+                await self._ask(session)  # a node in no group is never touched, not even given a Host
                 with self._screen.view() as view:
                     async with self._timed("boot"):
                         await self._boot(audience, view)
-                    if not self._stuck:
-                        await self._ask(session)
-                        audience.count_from_now()
+                    audience.count_from_now()
                     for name in ("v2", "v3"):
                         if not self._stuck:
                             async with self._timed(name):

@@ -27,7 +27,7 @@ from hostplane.image.reading.check import check
 from hostplane.local.binaries import KUBERNETES_VERSION, Say, cache_directory, locate
 from hostplane.local.proxyapp import build_proxy
 
-__all__ = ["BROKEN", "RELEASES", "VmImage", "build_images", "recipe_text"]
+__all__ = ["BROKEN", "RELEASES", "VmImage", "build_images", "demo_keys", "recipe_text"]
 
 RELEASES = {"v1": "1.0.0", "v2": "2.0.0", "v3": "3.0.0"}
 BROKEN = "v3"
@@ -65,7 +65,7 @@ def build_images(directory: Path, say: Say) -> dict[str, VmImage]:
         RecipeError, ImageError: the build did not succeed; the log is named.
     """
     kubelet = locate(["kubelet"], say)["kubelet"]
-    key, trusted = _keys()
+    key, trusted = demo_keys()
     directory.mkdir(parents=True, exist_ok=True)
     proxy = build_proxy(directory / "proxy")
     made: dict[str, VmImage] = {}
@@ -130,7 +130,7 @@ def _built(name: str, recipe: Path, out: Path, say: Say) -> VmImage:
     return VmImage(name=name, out=out, pretty_name=_pretty_name(name), inspection=inspect(out / "bundle"))
 
 
-def _keys() -> tuple[Path, Path]:
+def demo_keys() -> tuple[Path, Path]:
     """(private key, trusted key set) of this user's demos; made at the first one."""
     directory = cache_directory().parent / "demo-keys"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
