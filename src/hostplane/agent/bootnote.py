@@ -5,6 +5,7 @@ was drained, images can be fetched again), else the unit fails with the reason, 
 Then the stamp is renewed. It also looks once a boot at what the ESP holds, for the report.
 """
 
+import argparse
 import glob
 import logging
 import os
@@ -17,11 +18,17 @@ from . import firmware
 from .hostroot import HostRoot
 from .payload import admission, mounting, statecheck
 
-__all__ = ["note_boot", "reset"]
+__all__ = ["note_boot", "reset", "run"]
 
 _log = logging.getLogger("hostplane.agent")
 _ESP = "dev/hostplane/ESP"
 _SCRATCH = "run/hostplane/esp"
+
+
+def run(options: argparse.Namespace) -> int:
+    """The verb `state`. Raises HostError."""
+    note_boot(HostRoot(options.root))
+    return 0
 
 
 def note_boot(host: HostRoot) -> None:

@@ -260,6 +260,16 @@ class EtcStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     conflicts: Annotated[list[EtcConflict], msgspec.Meta(max_length=20, description="The first conflicts.")] = []
 
 
+class FirmwareStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """Versions of what starts the disk, which no upgrade touches."""
+
+    shim: Annotated[
+        str, msgspec.Meta(max_length=100, description="The signed first loader; empty: none, or unknown.")
+    ] = ""
+    grub: Annotated[str, msgspec.Meta(max_length=100, description="GRUB.")] = ""
+    esp: Annotated[str, msgspec.Meta(max_length=100, description="The image whose build wrote the ESP.")] = ""
+
+
 class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The node's own report; written by its proxy and by nobody else."""
 
@@ -282,6 +292,7 @@ class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     transitions: Annotated[list[Transition], msgspec.Meta(max_length=20, description="The last changes of phase.")] = []
     settings: SettingsStatus | None = None
     etc: EtcStatus | None = None
+    firmware: FirmwareStatus | None = None
     trial_seconds_left: Annotated[int | None, about("Seconds until a host on trial goes back by itself.")] = None
     never: Annotated[bool, about("True while /etc/hostplane/never forbids every write.")] = False
     conditions: Conditions = []

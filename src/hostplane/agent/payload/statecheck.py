@@ -8,17 +8,20 @@ containers can be fetched and started again; the node was drained) is reset inst
 The rules are data of the image (/usr/lib/hostplane/state.json), since it is the image that reads what it finds.
 """
 
+import logging
 import re
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from hostplane.agent.bundle.strict import Fields, parse_object
 from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.payload import kept
+from hostplane.errors import HostError
 
 __all__ = ["RULES_FILE", "STAMP", "Clash", "Rule", "clashes", "read_rules", "read_stamp", "write_stamp"]
 
 RULES_FILE = "usr/lib/hostplane/state.json"
 STAMP = "state-versions.json"
+_log = logging.getLogger("hostplane.agent")
 _NUMBERS = re.compile(r"[0-9]+")
 
 
@@ -87,20 +90,23 @@ def _head(version: str) -> Tuple[int, int]:
 
 
 def read_stamp(host: HostRoot) -> Dict[str, str]:
-    """Who wrote /var last (component -> version); empty where nobody said.
+    """Who wrote /var last (component -> version); empty where nobody said, or where it cannot be read.
 
-    Raises:
-        HostError: KeptUnreadable.
+    A damaged note is no reason to keep a node from starting.
     """
-    fields = kept.read(host, STAMP)
-    return {} if fields is None else dict(fields.mapping("versions", 64))
+    try:
+        fields = kept.read(host, STAMP)
+        return {} if fields is None else dict(fields.mapping("versions", 64))
+    except HostError as fault:
+        _log.warning("nothing is known of who wrote /var last: %s", fault)
+        return {}
 
 
 def write_stamp(host: HostRoot, versions: Mapping[str, str]) -> None:
     """Say that a slot with these state versions is in charge; what others wrote and it has not stays on record.
 
     Raises:
-        HostError: KeptUnreadable, KeptWriteFailed.
+        HostError: KeptWriteFailed, VetoedByHost.
     """
     before = read_stamp(host)
     after = dict(before, **versions)

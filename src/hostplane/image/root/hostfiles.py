@@ -35,7 +35,10 @@ _MOUNT_POINTS = {
 }
 _ENABLED = {
     "local-fs.target": ("boot-hostplane.mount", "tmp.mount"),
-    "multi-user.target": ("hostplane-banner.service", "hostplane-grow.service", "hostplane-sshkeys.service"),
+    "multi-user.target": (
+        *("hostplane-banner.service", "hostplane-grow.service", "hostplane-sshkeys.service"),
+        "hostplane-state.service",
+    ),
     "sockets.target": ("hostplane-agent.socket",),
     "sysinit.target": ("hostplane-trial.service",),
     "timers.target": ("hostplane-banner.timer",),
