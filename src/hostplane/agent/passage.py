@@ -4,13 +4,16 @@ Here and nowhere else the spine touches them. Each call may be repeated, and may
 decides what a refusal means.
 """
 
-from typing import Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from hostplane.rpc import messages
 
 from .bundle.manifest import Metadata
 from .hostroot import HostRoot
 from .state import Operation
+
+if TYPE_CHECKING:
+    from .etc import EtcReport
 
 __all__ = ["etc_for", "metadata_of", "preview_etc", "refuse_unbootable", "settle"]
 
@@ -45,28 +48,20 @@ def etc_for(host: HostRoot, active: str, operation: Operation) -> Dict[str, Any]
     """
     if operation.operation != messages.UPGRADE:
         return {}
-    etc = _etc()
-    if etc is None:
-        return {}
-    return _told(etc.prepare(host, active, operation.target, getattr(host.config, "etc_policy", "keep")))
+    from . import etc
+
+    return _told(etc.prepare(host, active, operation.target, host.config.etc_policy))
 
 
 def preview_etc(host: HostRoot, active: str, target: str) -> Dict[str, Any]:
-    """What an upgrade to `target` would do to /etc, for the report. Raises HostError."""
-    etc = _etc()
-    return {} if etc is None else _told(etc.preview(host, active, target))
+    """What an upgrade to `target` would do to /etc, for the report; nothing where it does nothing. Raises HostError."""
+    from . import etc
+
+    return _told(etc.preview(host, active, target))
 
 
-def _etc() -> Any:
-    import importlib
-
-    try:
-        etc = importlib.import_module("hostplane.agent.etc")
-    except ImportError:
-        return None
-    return etc if hasattr(etc, "prepare") else None
-
-
-def _told(report: Any) -> Dict[str, Any]:
+def _told(report: "EtcReport") -> Dict[str, Any]:
+    if not (report.merged or report.kept or report.conflicts):
+        return {}
     conflicts = [{"path": path, "kind": kind, "action": action} for path, kind, action in report.conflicts]
     return {"merged": report.merged, "kept": report.kept, "conflicts": conflicts[:_SHOWN_CONFLICTS]}
