@@ -2,7 +2,7 @@
 
 One request per connection, without a line feed; one at a time, the others are told so. What KubeOS never checked is
 checked: nothing is switched to that was not prepared, and the boot after a switch is a trial that the host's own checks
-decide, because KubeOS's operator has no word for it. Container images as a source come with a later version.
+decide, because KubeOS's operator has no word for it. Its containerd and docker images come straight from the registry.
 """
 
 import socket
@@ -78,26 +78,16 @@ class KubeosSocket(object):
         for name in _CERTS:
             _typed(certs, name, str)
         flag_safe, mtls = _typed(given, "flag_safe", bool), _typed(given, "mtls", bool)
-        if given["image_type"] != "disk":
-            raise HostError("KubeosImageTypeUnsupported", type=given["image_type"][:32])
-        is_tls = given["image_url"].startswith("https://")
-        if is_tls and not certs["ca_cert"]:
-            raise HostError("CertificateRefused", detail="an https image needs cacert")
         digest = given["check_sum"].lower()
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise HostError("ParameterInvalid", parameter="check_sum", detail="it must be 64 hexadecimal digits")
-        if len(given["image_url"]) > 2048:
-            raise HostError("ParameterInvalid", parameter="image_url", detail="it has more than 2048 characters")
-        image = Image(
-            format="osTar",
-            ref=given["image_url"],
-            digest="sha256:" + digest,
-            version=given["version"][:256],
-            plain_http=flag_safe,
-            ca=certs["ca_cert"] if is_tls else "",
-            cert=certs["client_cert"] if is_tls and mtls else "",
-            key=certs["client_key"] if is_tls and mtls else "",
-        )
+        image = Image(format="osTar", digest="sha256:" + digest, version=given["version"][:256])
+        if given["image_type"] == "disk":
+            image = _on_web(image, given["image_url"], flag_safe, mtls, certs)
+        elif given["image_type"] in ("containerd", "docker"):
+            image = image._replace(ref="oci://" + _container_image(given["container_image"]))
+        else:
+            raise HostError("KubeosImageTypeUnsupported", type=given["image_type"][:32])
         self._host.stage(image)
         self._host.await_staged(image.digest)
         return "UpgradeReady"
@@ -121,6 +111,27 @@ class KubeosSocket(object):
             configs.append((_typed(config, "model", str), _typed(config, "config_path", str), contents))
         self._host.configure_local(configs)
         return "Configured"
+
+
+def _on_web(image: Image, url: str, flag_safe: bool, mtls: bool, certs: Dict[str, str]) -> Image:
+    """A tar at `url`; an authority is needed for https, and flagSafe for everything else."""
+    if len(url) > 2048:
+        raise HostError("ParameterInvalid", parameter="image_url", detail="it has more than 2048 characters")
+    if not url.startswith("https://"):
+        return image._replace(ref=url, plain_http=flag_safe)
+    if not certs["ca_cert"]:
+        raise HostError("CertificateRefused", detail="an https image needs cacert")
+    image = image._replace(ref=url, plain_http=flag_safe, ca=certs["ca_cert"])
+    return image._replace(cert=certs["client_cert"], key=certs["client_key"]) if mtls else image
+
+
+def _container_image(name: str) -> str:
+    """A name as KubeOS takes it: host[:port]/path with a tag or a digest, not both."""
+    last = name.rpartition("/")[2]
+    if not name or len(name) > 1024 or "://" in name or ("@" in last and ":" in last.partition("@")[0]):
+        detail = "host[:port]/path with a tag or a sha256 digest was expected, and not both"
+        raise HostError("ParameterInvalid", parameter="container_image", detail=detail)
+    return name
 
 
 def _only(params: Any) -> Dict[str, Any]:

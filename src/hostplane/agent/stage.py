@@ -16,7 +16,7 @@ from typing import Callable, Optional
 from hostplane.errors import HostError
 
 from .bootstate import BootFiles
-from .fetch import Cancelled, Fetch, Limits, Source
+from .fetch import Cancelled, TarSource, check_source, is_in_image
 from .hostroot import HostRoot
 from .payload import record
 from .payload.pace import IdleDisk, Pace, Progress
@@ -24,34 +24,10 @@ from .payload.plan import Plan
 from .slots import SlotPort, SlotWriter
 from .state import Image, Partial
 
-__all__ = ["Progress", "Stage", "check_image", "source_of"]
+__all__ = ["Progress", "Stage", "check_image"]
 
 CHECKPOINT = 64 << 20
 _REPORT_SECONDS = 0.5
-
-
-def source_of(host: HostRoot, image: Image) -> Source:
-    """Where `image` is, its certificates found under the host's own directory for them.
-
-    Raises:
-        HostError: CertificateRefused for a name that leads out of it or to nothing.
-    """
-    found = []
-    for name in (image.ca, image.cert, image.key):
-        if not name:
-            found.append("")
-            continue
-        try:
-            base = host.inside("/etc/KubeOS/certs")
-            path = host.inside("/etc/KubeOS/certs/" + name)
-            if not path.startswith(base + "/"):
-                raise ValueError("it leads out of /etc/KubeOS/certs")
-            with open(path, "rb"):
-                found.append(path)
-        except (ValueError, OSError) as fault:
-            raise HostError("CertificateRefused", detail="%s: %s" % (name, fault)) from None
-    ca, cert, key = found
-    return Source(image.ref, image.plain_http, ca, cert, key)
 
 
 def check_image(host: HostRoot, image: Image) -> None:
@@ -66,17 +42,7 @@ def check_image(host: HostRoot, image: Image) -> None:
         raise HostError("FormatUnsupported", format=image.format)
     if not host.config.allow_unsigned_tar:
         raise HostError("UnsignedRefused")
-    source_of(host, image)
-    _file_path(host, image)
-
-
-def _file_path(host: HostRoot, image: Image) -> str:
-    if not image.ref.startswith("file:"):
-        return ""
-    try:
-        return host.inside(image.ref[len("file://") :] if image.ref.startswith("file:///") else "")
-    except ValueError as fault:
-        raise HostError("PayloadSourceRefused", url=image.ref, detail=str(fault)) from None
+    check_source(host, image)
 
 
 class Stage(object):
@@ -100,15 +66,13 @@ class Stage(object):
         self._host, self._slots, self._boot = host, slots, boot
         self._slot, self.image = slot, image
         self._begin, self._note, self._report = begin, note, report
-        self._fetch: Optional[Fetch] = None
         self._cancelled = threading.Event()
+        self._tar_digest = "" if is_in_image(image) else image.digest
         self._plan: Optional[Plan] = None
 
     def cancel(self) -> None:
         """End it soon: `run` raises Cancelled."""
         self._cancelled.set()
-        if self._fetch is not None:
-            self._fetch.cancel()
 
     def _check(self) -> None:
         if self._cancelled.is_set():
@@ -129,10 +93,14 @@ class Stage(object):
                 return self._stage_bundle(bool(held_size))
         if not self._slots.holds_bytes:
             return self._unpack()
-        if held_size and self._reads_back(held_size):
+        if held_size and self._tar_digest and self._reads_back(held_size):
             return held_size
         offset = 0
-        if partial is not None and (partial.slot, partial.digest) == (self._slot, self.image.digest):
+        if (
+            partial is not None
+            and (partial.slot, partial.digest) == (self._slot, self.image.digest)
+            and self._tar_digest
+        ):
             offset = partial.offset
         self._begin_writing()
         try:
@@ -205,16 +173,14 @@ class Stage(object):
                 found += len(piece)
             if found != offset:
                 offset, digest = 0, hashlib.sha256()
-        config = self._host.config
-        limits = Limits(config.stall_seconds, config.fetch_attempts, config.bytes_per_second)
-        source = source_of(self._host, self.image)
-        self._fetch = Fetch(source, self.image.size, room, limits, _file_path(self._host, self.image))
+        tar = TarSource(self._host, self.image, room, self._cancelled, offset)
         writer = self._slots.writer(self._slot, offset)
         try:
-            size = self._copy(self._fetch, writer, digest, offset)
+            size = self._copy(tar, writer, digest, offset)
             got = "sha256:" + digest.hexdigest()
-            if got != self.image.digest:
-                raise HostError("PayloadDigestMismatch", got=got, want=self.image.digest)
+            if self._tar_digest not in ("", got):
+                raise HostError("PayloadDigestMismatch", got=got, want=self._tar_digest)
+            self._tar_digest = got
             writer.finish()
         except HostError as fault:
             if fault.name == "PayloadDigestMismatch":
@@ -222,21 +188,22 @@ class Stage(object):
             raise
         finally:
             writer.close()
+            tar.close()
         return size
 
-    def _copy(self, fetch: Fetch, writer: SlotWriter, digest: "hashlib._Hash", offset: int) -> int:
+    def _copy(self, tar: TarSource, writer: SlotWriter, digest: "hashlib._Hash", offset: int) -> int:
         flushed, began, reported = offset, time.monotonic(), 0.0
         done, start = offset, offset
         try:
             self._check()
-            for piece in fetch.pieces(offset):
+            for piece in tar.pieces():
                 writer.write(piece)
                 digest.update(piece)
                 done += len(piece)
                 now = time.monotonic()
                 if now - reported >= _REPORT_SECONDS:
                     reported = now
-                    self._report(Progress(done, fetch.total, int((done - start) / max(0.001, now - began))))
+                    self._report(Progress(done, tar.total, int((done - start) / max(0.001, now - began))))
                 if done - flushed >= CHECKPOINT:
                     writer.sync()
                     self._note(Partial(self._slot, self.image.digest, done))
@@ -249,9 +216,9 @@ class Stage(object):
         return done
 
     def _reads_back(self, size: int) -> bool:
-        """Whether the slot's first `size` bytes, read from the medium, have the image's digest."""
+        """Whether the slot's first `size` bytes, read from the medium, have the tar's digest."""
         digest = hashlib.sha256()
         for piece in self._slots.read(self._slot, size):
             self._check()
             digest.update(piece)
-        return "sha256:" + digest.hexdigest() == self.image.digest
+        return "sha256:" + digest.hexdigest() == self._tar_digest

@@ -120,7 +120,11 @@ def test_nothing_is_switched_to_that_was_not_prepared(kubeos: Kubeos) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_type": "containerd"}, "container runtime"),
+        ({"image_type": "podman"}, "podman"),
+        ({"image_type": "containerd", "container_image": ""}, "container_image"),
+        ({"image_type": "docker", "container_image": "https://registry.test/os"}, "container_image"),
+        ({"image_type": "docker", "container_image": "registry.test/os:1@sha256:" + "0" * 64}, "container_image"),
+        ({"image_type": "containerd", "container_image": "registry.test/OS:1"}, "repository"),
         ({"check_sum": "0" * 64}, "digest"),
         ({"check_sum": "x"}, "check_sum"),
         ({"flag_safe": False}, "flagSafe"),

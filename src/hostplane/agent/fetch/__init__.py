@@ -10,5 +10,17 @@ The network's modules are imported only when a download begins: an agent at rest
 from .download import Fetch, Source
 from .pace import Cancelled, Limits
 from .source import BundleSource, open_bundle
+from .tarball import TarSource, check_source, is_in_image, source_of
 
-__all__ = ["BundleSource", "Cancelled", "Fetch", "Limits", "Source", "open_bundle"]
+__all__ = [
+    "BundleSource",
+    "Cancelled",
+    "Fetch",
+    "Limits",
+    "Source",
+    "TarSource",
+    "check_source",
+    "is_in_image",
+    "open_bundle",
+    "source_of",
+]

@@ -33,9 +33,11 @@ _HOST = re.compile(r"\A(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?\Z")
 
 
 class Access(NamedTuple):
-    """One host's `registries` entry. Paths are as written; `resolved` says where they are on this host."""
+    """How one host is reached. Paths are paths on this host. `mirrors` and `server` are addresses before a repository's
+    name, the API's own part (/v2) included; no `server`: the host itself."""
 
     mirrors: Tuple[str, ...] = ()
+    server: str = ""
     ca: str = ""
     client_cert: str = ""
     client_key: str = ""
@@ -179,11 +181,19 @@ def _access(where: str, host: str, given: Any) -> Access:
         raise ValueError("%s.plainHttp must be true or false" % where)
     if bool(fields["client_cert"]) != bool(fields["client_key"]):
         raise ValueError("%s needs both clientCert and clientKey" % where)
-    return Access(mirrors=tuple(mirrors), plain_http=plain, **fields)
+    return Access(mirrors=tuple(_with_api(one) for one in mirrors), plain_http=plain, **fields)
 
 
-def read_secret(path: str, inside: Callable[[str], str], names: List[str]) -> Credentials:
-    """The credentials in the file `path` for the first of `names` that it knows.
+def _with_api(mirror: str) -> str:
+    """What stands before a repository's name: a path of the mirror's is a prefix of the repositories' names there."""
+    parts = urlsplit(mirror)
+    path = parts.path.rstrip("/")
+    is_api = path == "/v2" or path.startswith("/v2/")
+    return "%s://%s%s" % (parts.scheme, parts.netloc, path if is_api else "/v2" + path)
+
+
+def read_secret(path: str, inside: Callable[[str], str], names: List[str], is_needed: bool = True) -> Credentials:
+    """The credentials in the file `path` for the first of `names` that it knows; none where they are not needed.
 
     The file holds {"username", "password"} or {"token"}, or is a container client's configuration ("auths").
 
@@ -204,6 +214,8 @@ def read_secret(path: str, inside: Callable[[str], str], names: List[str]) -> Cr
     try:
         return _secret(json.loads(raw.decode("utf-8")), names)
     except (ValueError, TypeError, AttributeError, RecursionError):
+        if not is_needed:
+            return Credentials()
         detail = "it holds neither username and password, nor a token, nor auths for %s" % names[0]
         raise HostError("CredentialsUnusable", path=path, detail=detail) from None
 

@@ -8,7 +8,7 @@ a bounded time and no memory. Whether the bytes are the right ones is the caller
 import errno
 import os
 import threading
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from hostplane.errors import HostError
@@ -38,10 +38,18 @@ class Fetch(object):
     `size` is the exact number of bytes expected, or 0 where nobody knows; `room` bounds it either way.
     """
 
-    def __init__(self, source: Source, size: int, room: int, limits: Limits, file_path: str = "") -> None:
+    def __init__(
+        self,
+        source: Source,
+        size: int,
+        room: int,
+        limits: Limits,
+        file_path: str = "",
+        cancelled: Optional[threading.Event] = None,
+    ) -> None:
         self._source, self._size, self._room, self._limits = source, size, room, limits
         self._file_path = file_path
-        self._cancelled = threading.Event()
+        self._cancelled = cancelled or threading.Event()
         self.total = size
 
     def cancel(self) -> None:

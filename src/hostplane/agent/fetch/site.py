@@ -30,8 +30,11 @@ def host_proxies(host: "HostRoot") -> Proxies:
 class Site(object):
     """Makes the endpoints of one staging."""
 
-    def __init__(self, host: "HostRoot", pace: Pace, registries: Optional[Dict[str, Access]] = None) -> None:
-        self._host = host
+    def __init__(
+        self, host: "HostRoot", pace: Pace, registries: Optional[Dict[str, Access]] = None, client_config: str = ""
+    ) -> None:
+        """`registries` and the container client's own configuration file count where agent.json says nothing."""
+        self._host, self._client_config = host, client_config
         self._registries = dict(registries or {}, **host.config.registries)
         self.transport = Transport(pace, host_proxies(host), self._resolved)
 
@@ -42,14 +45,12 @@ class Site(object):
         found = []
         for mirror in access.mirrors:
             parts = urlsplit(mirror)
-            path = parts.path.rstrip("/")
-            base = path if path == "/v2" or path.startswith("/v2/") else "/v2" + path
-            base = "%s://%s%s/%s/" % (parts.scheme, parts.netloc, base, ref.repository)
             own = self._secret(parts.netloc.lower(), [parts.netloc.lower()])
-            found.append(Endpoint(self.transport, base, parts.scheme == "http", own, scope, "ns=" + ref.place))
-        scheme = "http" if access.plain_http else "https"
-        base = "%s://%s/v2/%s/" % (scheme, ref.server, ref.repository)
-        found.append(Endpoint(self.transport, base, access.plain_http, self._secret(ref.place, ref.names), scope))
+            base, is_plain = "%s/%s/" % (mirror, ref.repository), parts.scheme == "http"
+            found.append(Endpoint(self.transport, base, is_plain, own, scope, "ns=" + ref.place))
+        server = access.server or "%s://%s/v2" % ("http" if access.plain_http else "https", ref.server)
+        base, is_plain = "%s/%s/" % (server, ref.repository), server.startswith("http:")
+        found.append(Endpoint(self.transport, base, is_plain, self._secret(ref.place, ref.names), scope))
         return found
 
     def web(self, url: str) -> List[Endpoint]:
@@ -79,8 +80,10 @@ class Site(object):
         access = self._of(place)
 
         def read() -> Credentials:
-            if access is None or not access.credentials:
-                return Credentials()
-            return read_secret(access.credentials, self._host.inside, names)
+            path = access.credentials if access is not None else ""
+            if not path and self._client_config:
+                if os.path.exists(self._host.path(self._client_config)):
+                    return read_secret("/" + self._client_config, self._host.inside, names, is_needed=False)
+            return read_secret(path, self._host.inside, names) if path else Credentials()
 
         return read

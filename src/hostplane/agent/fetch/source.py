@@ -25,8 +25,9 @@ from hostplane.agent.bundle.manifest import (
 )
 from hostplane.errors import HostError
 
-from .pace import Limits, MissingError, Pace
+from .pace import MissingError, Pace
 from .reference import Reference, parse_reference
+from .tarball import limits_of
 
 if TYPE_CHECKING:
     from ..hostroot import HostRoot
@@ -304,8 +305,7 @@ def open_bundle(host: "HostRoot", image: "Image", cancelled: threading.Event) ->
     Raises:
         HostError: PayloadSourceRefused for an address that makes no sense.
     """
-    config = host.config
-    pace = Pace(Limits(config.stall_seconds, config.fetch_attempts, config.bytes_per_second), cancelled)
+    pace = Pace(limits_of(host), cancelled)
     ref = parse_reference(image.ref)
     if ref.kind == "file":
         return _FileSource(image.digest, pace, host, ref.place)
