@@ -152,6 +152,11 @@ def test_another_digest_leaves_nothing_to_boot(disk: Disk) -> None:
     assert "slot.cfg" not in disk.boots()
 
 
+def test_a_tar_out_of_a_container_image_is_proven_by_whoever_hands_it_over(disk: Disk) -> None:
+    assert disk.install(os_tar(), digest="sha256:" + "0" * 64, ref="oci://registry/os:1")
+    assert "slot.cfg" in disk.boots()
+
+
 def test_a_download_that_breaks_off_leaves_nothing_to_boot(disk: Disk) -> None:
     class Broken(Exception):
         pass
