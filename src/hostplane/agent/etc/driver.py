@@ -24,6 +24,7 @@ __all__ = ["KEEP", "STOP", "EtcReport", "Merge", "differences", "merge_images", 
 KEEP, STOP = "keep", "stop"
 _Result = TypeVar("_Result")
 _ATTEMPTS = 3  # a program that writes below /etc while it is read costs one
+_PATH, _ACTION = 1024, 256  # letters, as the report's schema has it
 _TREES_OF_PERSIST = ("etc", "home", "opt", "root", "srv", "usr/local", "var")
 
 
@@ -46,7 +47,7 @@ class Merge(NamedTuple):
     @property
     def report(self) -> EtcReport:
         done = self.outcome
-        conflicts = tuple((each.path, each.kind, each.action) for each in done.conflicts)
+        conflicts = tuple((each.path[:_PATH], each.kind, each.action[:_ACTION]) for each in done.conflicts)
         return EtcReport(done.merged, done.kept, conflicts, done.followed, tuple(self.users.moved))
 
 

@@ -1,0 +1,222 @@
+"""What holds for any trees and any bytes: the image's changes arrive, the host's survive, and twice is as once."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hostplane.agent.etc import kinds
+from hostplane.agent.etc.lines import NotMergeable
+from hostplane.agent.etc.node import DIRECTORY, FILE, LINK, Meta, Node
+from hostplane.agent.etc.plan import Rules, merge_trees
+from hostplane.agent.etc.rules import RULES, Paths
+from hostplane.agent.etc.users import FILES, merge_users
+from tests.unit.agent.etc.trees import flat
+
+KINDS = sorted({kind for _, kind in RULES})
+NAMES = [
+    "f",
+    "f.new",
+    "d",
+    "passwd-",
+    "sysctl.conf",
+    "x.yaml",
+    "alternatives",
+    "rc3.d",
+    "S01a",
+    "K02a",
+    "machine-id",
+    "os-release",
+]
+RULES_USED = Rules(identity=Paths(["machine-id", "d/machine-id"]))
+SEED = 20261123
+
+LINE = st.sampled_from(
+    [
+        "a=1",
+        "a=2",
+        "b=1",
+        "[s]",
+        "# c",
+        "",
+        "x: 1",
+        "x: {y: 2}",
+        "- a",
+        "root:x:0:0::/:",
+        "u:x:5:5::/:",
+        "/dev/a /x ext4 ro",
+        "\\",
+        "a",
+    ]
+)
+TEXT = st.lists(LINE, max_size=6).map(lambda lines: "\n".join(lines).encode()) | st.binary(max_size=40)
+METAS = st.builds(Meta, st.sampled_from([0o644, 0o600, 0o4755]), st.integers(0, 2), st.integers(0, 2))
+
+
+def nodes() -> st.SearchStrategy[Node]:
+    files = st.builds(lambda meta, data: Node(FILE, meta, data=data), METAS, TEXT)
+    links = st.builds(
+        lambda target: Node(LINK, Meta(0o777), target=target), st.sampled_from(["/dev/null", "../a", "b"])
+    )
+    return st.recursive(files | links, directories, max_leaves=6)
+
+
+def directories(children: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+    names = st.dictionaries(st.sampled_from(NAMES), children, max_size=4)
+    return st.builds(lambda table: Node(DIRECTORY, Meta(0o755), children=table), names)
+
+
+TREES = directories(nodes())
+
+
+def merged(base: Node, ours: Node, theirs: Node) -> Node:
+    return merge_trees(copy(base), copy(ours), copy(theirs), RULES_USED).tree
+
+
+def copy(node: Node) -> Node:
+    made = node.dressed(node.meta)
+    made.children = {name: copy(child) for name, child in node.children.items()}
+    return made
+
+
+def without_identity(content: dict[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in content.items() if not RULES_USED.identity.covers(path)}
+
+
+@settings(max_examples=200, deadline=None)
+@given(base=TREES, theirs=TREES)
+def test_an_untouched_tree_follows_the_image(base: Node, theirs: Node) -> None:
+    ours = copy(base)
+    after = flat(merged(base, ours, theirs))
+    want = without_identity(flat(theirs))
+    kept_for_identity = {path for path in after if any(each.startswith(path + "/") for each in flat(ours))}
+    for path, value in want.items():
+        if not (kept_for_identity and any(RULES_USED.identity.covers(each) for each in flat(ours))):
+            assert after[path] == value, path
+
+
+@settings(max_examples=200, deadline=None)
+@given(base=TREES, ours=TREES)
+def test_where_the_image_changed_nothing_the_host_keeps_everything(base: Node, ours: Node) -> None:
+    done = merge_trees(copy(base), copy(ours), copy(base), RULES_USED)
+    after, mine = flat(done.tree), flat(ours)
+    images = {path for path in flat(base) if path.split("/")[-1] == "os-release"}
+    for path, value in mine.items():
+        if not any(path.startswith(each) for each in images):
+            assert path in after, path
+            assert after[path] == value, path
+    assert not [each for each in done.conflicts if each.is_blocking]
+
+
+@settings(max_examples=200, deadline=None)
+@given(base=TREES, ours=TREES, theirs=TREES)
+def test_twice_is_as_once_and_nothing_local_is_lost(base: Node, ours: Node, theirs: Node) -> None:
+    once = merged(base, ours, theirs)
+    assert flat(merged(base, once, theirs)) == flat(once)
+    assert flat(merged(theirs, once, theirs)) == flat(once)
+    after = set(flat(once))
+    for path in flat(ours):
+        if path not in flat(base) and path not in flat(theirs) and "os-release" not in path:
+            assert path in after, f"{path} is the host's alone"
+
+
+@settings(max_examples=400, deadline=None)
+@given(kind=st.sampled_from(KINDS), base=TEXT, ours=TEXT, theirs=TEXT)
+def test_no_bytes_crash_a_kind_and_twice_is_as_once(kind: str, base: bytes, ours: bytes, theirs: bytes) -> None:
+    check_kind(kind, base, ours, theirs)
+
+
+def check_kind(kind: str, base: bytes, ours: bytes, theirs: bytes) -> None:
+    try:
+        done = kinds.merge(kind, base, ours, theirs)
+    except NotMergeable:
+        return
+    again = kinds.merge(kind, base, done.content, theirs)
+    assert again.content == done.content
+    assert kinds.merge(kind, base, ours, base).content == ours, "nothing is changed where the image changed nothing"
+
+
+ROWS = st.lists(
+    st.builds(
+        lambda name, uid, gid, end: f"{name}:x:{uid}:{gid}:{end}",
+        st.sampled_from(["root", "a", "b", "c", "d"]),
+        st.integers(0, 6),
+        st.integers(0, 6),
+        st.sampled_from(["::", ":/h:/bin/sh", ""]),
+    )
+    | st.builds(
+        lambda name, gid, members: f"{name}:x:{gid}:{members}",
+        st.sampled_from("abcd"),
+        st.integers(0, 6),
+        st.sampled_from(["", "a", "a,b"]),
+    ),
+    max_size=6,
+).map(lambda rows: "".join(row + "\n" for row in rows).encode())
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(ROWS, ROWS, ROWS), min_size=len(FILES), max_size=len(FILES)))
+def test_users_keep_to_their_rules_whatever_the_databases_are(contents: list[tuple[bytes, bytes, bytes]]) -> None:
+    check_users(dict(zip(FILES, contents, strict=True)))
+
+
+def check_users(files: dict[str, tuple[bytes, bytes, bytes]]) -> None:
+    done = merge_users(files)
+    assert set(done.files) == set(files)
+    if all(base == ours for base, ours, _ in files.values()):
+        assert done.files == {name: theirs for name, (_, _, theirs) in files.items()}
+    again = merge_users({name: (base, done.files[name], theirs) for name, (base, _, theirs) in files.items()})
+    names = [line.split(b":")[0] for line in done.files["passwd"].split(b"\n") if line.count(b":") == 6]
+    assert [line.split(b":")[0] for line in again.files["passwd"].split(b"\n") if line.count(b":") == 6] == names
+    local = {line.split(b":")[0] for line in rows(files["passwd"][1])} - {
+        line.split(b":")[0] for line in rows(files["passwd"][0])
+    }
+    assert local <= set(names), "a user of the host's own is lost"
+
+
+def rows(content: bytes) -> list[bytes]:
+    found = [line for line in content.split(b"\n") if line.count(b":") == 6]
+    return [line for line in found if all(part.isdigit() for part in line.split(b":")[2:4])]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_campaign_of_bytes_and_trees() -> None:
+    """A stated seed, some minutes: mutations of real files through every kind, the user databases and whole trees."""
+    chance = random.Random(SEED)
+    samples = [
+        b"# c\na=1\nb = 2\n\n[s]\nk=v\nk=w\n",
+        b'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "x"\n  a = [1, 2]\n',
+        b"kind: KubeletConfiguration\nevictionHard:\n  memory.available: 100Mi\nlist:\n- a\n- b\n",
+        b"root:x:0:0:root:/root:/bin/sh\nchrony:x:105:105::/var/lib/chrony:/bin/false\n",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        b"/dev/a / ext4 ro 0 1\n/dev/b none swap sw 0 0\n",
+        b'{"a": {"b": [1, 2, {"c": null}]}, "d": "e"}',
+    ]
+
+    def mutated(content: bytes) -> bytes:
+        out = bytearray(content)
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(out) + 1)
+            act = chance.randrange(4)
+            if act == 0:
+                out[at:at] = bytes(chance.randrange(256) for _ in range(chance.randrange(6)))
+            elif act == 1:
+                del out[at : at + chance.randrange(12)]
+            elif act == 2:
+                lines = bytes(out).split(b"\n")
+                chance.shuffle(lines)
+                out = bytearray(b"\n".join(lines))
+            else:
+                out[at:at] = chance.choice(samples)[: chance.randrange(40)]
+        return bytes(out)
+
+    for _ in range(60000):
+        content = chance.choice(samples)
+        base, ours, theirs = mutated(content), mutated(content), mutated(content)
+        check_kind(chance.choice(KINDS), base, ours, theirs)
+        check_users({name: (mutated(base), mutated(ours), mutated(theirs)) for name in FILES})
