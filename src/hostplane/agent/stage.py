@@ -5,13 +5,14 @@ the boot state (the boot order stays): from then on no power cut can boot a half
 flushed and noted every 64 MiB. Only bytes read back with the right digest become Staged.
 
 A bundle is signed and goes block by block (payload.install). A tar's only proof is its digest, which needs the host's
-consent; it lies in a directory host's slot as it is, and goes on after a reboot where it was.
+consent; it lies in a directory host's slot as it is, and goes on after a reboot where it was, and is unpacked where the
+slots are partitions (payload.tarroot).
 """
 
 import hashlib
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, Iterator, Optional
 
 from hostplane.errors import HostError
 
@@ -43,6 +44,17 @@ def check_image(host: HostRoot, image: Image) -> None:
     if not host.config.allow_unsigned_tar:
         raise HostError("UnsignedRefused")
     check_source(host, image)
+
+
+def _paced(source: TarSource, pace: Pace) -> Iterator[bytes]:
+    """The tar's bytes, at most as fast as the disk is to be used."""
+    is_known = False
+    for piece in source.pieces():
+        if not is_known:
+            pace.expect(source.total)
+            is_known = True
+        pace.step(len(piece))
+        yield piece
 
 
 class Stage(object):
@@ -147,7 +159,19 @@ class Stage(object):
         self._note(Partial(self._slot, self.image.digest, size))
 
     def _unpack(self) -> int:
-        raise HostError("FormatUnsupported", format=self.image.format)
+        """A tar onto the partitions of the slot."""
+        from .disk import partitions
+        from .payload import tarroot
+
+        host, slot = self._host, self._slot
+        found = partitions.find(host)
+        source = TarSource(host, self.image, self._slots.room(slot), self._cancelled)
+        pace = Pace(host.config.io_bytes_per_second, self._cancelled, self._report)
+        try:
+            with IdleDisk(host.config.io_idle):
+                return tarroot.install(host, found, slot, _paced(source, pace), self.image, self._begin_writing)
+        finally:
+            source.close()
 
     def _begin_writing(self) -> None:
         """The slot's first byte comes next: it is marked so, loses its proof, and what is on record of it."""

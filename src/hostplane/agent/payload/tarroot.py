@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import uuid
-from typing import IO, Any, Dict, Iterable, Iterator, List, Optional
+from itertools import chain
+from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, Optional
 
 import hostplane
 from hostplane.agent.disk.partitions import Partition, Partitions, check
@@ -39,10 +40,19 @@ _CHILD = (
 )
 
 
-def install(host: HostRoot, partitions: Partitions, slot: str, stream: Iterable[bytes], image: Image) -> int:
+def install(
+    host: HostRoot,
+    partitions: Partitions,
+    slot: str,
+    stream: Iterable[bytes],
+    image: Image,
+    begin: Callable[[], None] = lambda: None,
+) -> int:
     """Make `slot` the root that the tar in `stream` holds; give the tar's bytes. Whatever the slot held is gone.
 
-    The slot is complete, read back and on the medium when this returns, and nothing a loader would boot otherwise.
+    `begin` is called before the slot's first byte changes: when the first byte of the tar is here, and all is there
+    that it takes. The slot is complete, read back and on the medium when this returns, and nothing a loader would boot
+    otherwise.
 
     Raises:
         HostError: UnsignedRefused, TarNeedsOtherRoot, MkfsMissing, MkfsFailed, SlotUnfit, TarUnfit, SlotFull,
@@ -55,6 +65,11 @@ def install(host: HostRoot, partitions: Partitions, slot: str, stream: Iterable[
     for partition in (boot, root):
         check(host, partition, partitions.active, 0)
     floor = _floor(host)
+    for each in ("ext4", kind):
+        _tool(each)
+    pieces = iter(_guarded(host, stream))
+    first = next(pieces, b"")
+    begin()
     _make(boot, "ext4", floor["boot"])
     _make(root, kind, floor[kind])
     plan = {
@@ -68,7 +83,7 @@ def install(host: HostRoot, partitions: Partitions, slot: str, stream: Iterable[
         "digest": image.digest,
     }
     # A container image's digest is not its tar's: there `stream` proves every byte before it ends.
-    return _Child(plan).feed(_guarded(host, stream), "" if image.ref.startswith("oci://") else image.digest)
+    return _Child(plan).feed(chain((first,), pieces), "" if image.ref.startswith("oci://") else image.digest)
 
 
 def _guarded(host: HostRoot, stream: Iterable[bytes]) -> Iterator[bytes]:
@@ -98,16 +113,21 @@ def _floor(host: HostRoot) -> Dict[str, List[str]]:
         return dict(_FLOOR)
 
 
+def _tool(kind: str) -> str:
+    tool = "mke2fs" if kind == "ext4" else "mkfs.xfs"
+    found = shutil.which(tool, path=os.pathsep.join(_TOOLS))
+    if found is None:
+        raise HostError("MkfsMissing", kind=kind, tool=tool)
+    return found
+
+
 def _make(partition: Partition, kind: str, floor: List[str]) -> None:
     """A new file system in `partition`.
 
     Raises:
         HostError: MkfsMissing, MkfsFailed.
     """
-    tool = "mke2fs" if kind == "ext4" else "mkfs.xfs"
-    found = shutil.which(tool, path=os.pathsep.join(_TOOLS))
-    if found is None:
-        raise HostError("MkfsMissing", kind=kind, tool=tool)
+    found = _tool(kind)
     label, own = partition.label, str(uuid.uuid5(_SPACE, partition.guid + partition.label))
     if kind == "ext4":
         words = [

@@ -222,9 +222,19 @@ def test_no_tar_comes_beside_a_sealed_root_or_erofs(disk: Disk, words: str) -> N
     assert disk.refusal(os_tar()) == "TarNeedsOtherRoot"
 
 
-def test_a_missing_tool_is_named(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_or_source_costs_the_slot_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream() -> Iterator[bytes]:
+        raise HostError("FormatUnsupported", format="unreachable")
+        yield b""
+
+    disk.install(os_tar())
+    begun: list[int] = []
+    with pytest.raises(HostError):
+        tarroot.install(disk.host, disk.partitions, "B", stream(), Image(), lambda: begun.append(1))
     monkeypatch.setattr(tarroot, "_TOOLS", (str(disk.directory),))
     assert disk.refusal(os_tar()) == "MkfsMissing"
+    assert not begun
+    assert "slot.cfg" in disk.boots()
 
 
 def test_a_slot_that_is_no_file_system_size_is_refused(tmp_path: Path) -> None:
