@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from .definition import Column, Definition, IntOrPercent, about, checked
+from .host import HostSettings
 from .meta import ApiStruct, Conditions, LabelSelector, ObjectMeta, Resource, SchemaVersion
 
 __all__ = [
@@ -99,6 +100,9 @@ class NodeGroupSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
         list[Window], msgspec.Meta(max_length=32, description="When new work may begin; empty: always.")
     ] = []
     drain: Annotated[Drain, about("How pods are asked to leave before a reboot.")] = Drain()
+    settings: Annotated[
+        HostSettings | None, about("What every member is to be set to, also one that joins late; no Rollout is needed.")
+    ] = None
 
 
 class Wish(ApiStruct, frozen=True, kw_only=True, gc=False):

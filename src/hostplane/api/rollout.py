@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from .definition import Column, Definition, IntOrPercent, Rule, about
-from .host import CONFIGURE, ROLLBACK, UPGRADE, Settings
+from .host import CONFIGURE, ROLLBACK, UPGRADE, HostSettings
 from .meta import ApiStruct, Conditions, ObjectMeta, Resource, SchemaVersion
 
 __all__ = ["ROLLOUT", "ROLLOUT_DEFINITION", "Counts", "Rollout", "RolloutPhase", "RolloutSpec", "RolloutStatus", "Step"]
@@ -73,7 +73,7 @@ class RolloutSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     ]
     image: Annotated[str, msgspec.Meta(max_length=253, description="The OSImage for every group.")] = ""
     images: Annotated[dict[str, Name], msgspec.Meta(max_length=64, description="The OSImage by group.")] = {}
-    settings: Annotated[Settings | None, about("What `configure` applies.")] = None
+    settings: Annotated[HostSettings | None, about("What `configure` applies.")] = None
     steps: Annotated[
         list[Step], msgspec.Meta(max_length=32, description="Careful beginnings; empty: all nodes, within the budget.")
     ] = []

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Any
 
-from hostplane.errors import Reason, reason
+from hostplane.agent.settings import lint
+from hostplane.agent.settings.request import Request
+from hostplane.errors import HostError, Reason, reason
 
 from .host import CONFIGURE, UPGRADE, Host, Settings, SettingsModel
 from .kubeos import KubeOS, KubeOSSpec
@@ -22,7 +24,16 @@ from .nodegroup import NodeGroup
 from .osimage import OSImage
 from .rollout import Rollout, Step
 
-__all__ = ["MAX_DEPTH", "MAX_REASONS", "check_group", "check_os", "check_rollout", "check_schema_version", "refusal"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_REASONS",
+    "check_group",
+    "check_os",
+    "check_rollout",
+    "check_schema_version",
+    "refusal",
+    "settings_refusal",
+]
 
 MAX_REASONS = 20
 """At most so many warnings of one object; they share a condition's message."""
@@ -60,8 +71,28 @@ def refusal(obj: KubeOS | NodeGroup | Rollout) -> Reason | None:
     if isinstance(obj, KubeOS):
         return _too_deep(obj.spec.sysconfigs) or _too_deep(obj.spec.upgradeconfigs)
     if isinstance(obj, Rollout):
-        return check_schema_version(obj) or _too_deep(obj.spec.settings)
+        return check_schema_version(obj) or settings_refusal(obj.spec.settings)
     return check_schema_version(obj)
+
+
+def settings_refusal(settings: Settings | None) -> Reason | None:
+    """Why no host could take these settings, in the words a host would use; None where that is the host's to say."""
+    if settings is None:
+        return None
+    too_deep = _too_deep(settings)
+    if too_deep is not None:
+        return too_deep
+    if not settings.version:
+        return reason("SettingsUnversioned")
+    configs = [
+        (config.model, config.configpath, [(item.key, item.value, item.operation) for item in config.contents])
+        for config in settings.configs
+    ]
+    try:
+        lint.check(Request(version=settings.version, configs=configs))
+    except HostError as error:
+        return error.reason
+    return None
 
 
 def check_os(os: KubeOS) -> list[Reason]:

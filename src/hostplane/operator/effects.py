@@ -106,8 +106,14 @@ class Effects:
         if action.drop_image:
             spec["image"] = None
         if action.settings is not None:
-            configs = msgspec.to_builtins(action.settings.configs)
-            spec["settings"] = {"version": action.settings.version, "configs": configs}
+            wished = action.settings
+            spec["settings"] = {
+                "version": wished.version,
+                "configs": msgspec.to_builtins(wished.configs),
+                "undo": wished.undo,
+                "enforce": wished.enforce,
+                "signatures": wished.signatures,
+            }
         body = {"metadata": {"resourceVersion": action.base, "annotations": action.marks}, "spec": spec}
         try:
             self._world.hosts.put(await self._session.patch(HOST, action.node, body))

@@ -22,7 +22,7 @@ from hostplane.api.meta import ObjectMeta, Resource
 from hostplane.api.nodegroup import NODEGROUP, NodeGroup
 from hostplane.api.osimage import OSIMAGE, OSImage
 from hostplane.api.rollout import ROLLOUT, Rollout
-from hostplane.api.validate import check_group, check_os, check_rollout, refusal
+from hostplane.api.validate import check_group, check_os, check_rollout, refusal, settings_refusal
 from hostplane.errors import ClusterError, Reason
 from hostplane.kube.informer import Informer
 from hostplane.kube.session import Session
@@ -168,6 +168,9 @@ class World:
             if not same or old.metadata.uid != new.metadata.uid:
                 self._refused.pop(key, None)
                 self._warnings.pop(key, None)
+                self._refused.pop(f"settings/{meta.name}" if kind == "group" else "", None)
+                if isinstance(new, NodeGroup) and (why := settings_refusal(new.spec.settings)) is not None:
+                    self._refused[f"settings/{meta.name}"] = why
                 if new is not None and (why := refusal(new)) is not None:
                     self._refused[key] = why
                 if new is not None and (found := check(new)):

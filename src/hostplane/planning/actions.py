@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from hostplane.api.host import Grant, ImageRef, Settings
+from hostplane.api.host import Grant, HostSettings, ImageRef
 from hostplane.api.nodegroup import Drain
 from hostplane.errors import Reason
 
@@ -70,7 +70,7 @@ class SetGrant(Action, frozen=True, kw_only=True, tag=True):
 
     grant: Grant
     base: str
-    settings: Settings | None = None
+    settings: HostSettings | None = None
     drop_image: bool = False
     marks: dict[str, str] = {}
     """Annotations that go with it."""

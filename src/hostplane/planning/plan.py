@@ -50,6 +50,8 @@ class OwnerPlan(msgspec.Struct, kw_only=True):
     """Why nobody of it may begin now, or None."""
     conflicts: tuple[Reason, ...] = ()
     rollout: Rollout | None = None
+    unsettled: Reason | None = None
+    """Why the group's own settings are handed to nobody, or None."""
 
 
 class RolloutPlan(msgspec.Struct, kw_only=True):
@@ -96,7 +98,8 @@ class _Pass:
         self.seconds = int(now.timestamp())
         self.members = membership(snapshot.nodes, snapshot.groups, snapshot.oses)
         refused = {key[8:]: why for key, why in snapshot.refused.items() if key.startswith("rollout/")}
-        self.wishes = wishes(snapshot.groups, snapshot.rollouts, refused)
+        self.unsettled = {key[9:]: why for key, why in snapshot.refused.items() if key.startswith("settings/")}
+        self.wishes = wishes(snapshot.groups, snapshot.rollouts, refused, self.unsettled)
         self.holders = snapshot.ledger.spec.holders
         self.ours, self.theirs = drivers(snapshot)
         self.actions: list[Action] = []
@@ -241,6 +244,7 @@ class _Pass:
             self._carry_on(owner, standing)
         mine.away = away.count
         mine.hold = self.snap.refused.get(owner)
+        mine.unsettled = self.unsettled.get(owner[6:]) if owner.startswith(GROUP) else None
         try:
             if mine.hold is not None:
                 pass
@@ -339,6 +343,8 @@ class _Pass:
                 return
             self.reasons.update((s.node, holds) for s in ready[whole.room :])
             ready = ready[: whole.room]
+        if wish.has_own_settings and ready:
+            ready = self._settled(wish, mine, ready)
         if not ready:
             return
         nodes = self.snap.nodes
@@ -351,6 +357,25 @@ class _Pass:
             self.begin.append(native.grant_for(target, wish, host, self._join(name, mine.owner), self.seconds))
             if whole is not None:
                 whole.room -= 1
+
+    def _settled(self, wish: GroupWish, mine: OwnerPlan, ready: list[Standing]) -> list[Standing]:
+        """Those that may begin although a host could not take the group's own settings: the others would fail too."""
+        settings, hosts = wish.settings, self.snap.hosts
+        uid = settings.metadata.uid if settings is not None else ""
+        grants = {s.node: hosts[s.node].spec.grant for s in mine.standings if s.stand is Stand.FAILED}
+        failed = sum(grant is not None and grant.rollout.partition("/")[0] == uid for grant in grants.values())
+        if not failed:
+            return ready
+        why = reason("TooManyFailed", owner=mine.owner, failed=failed, limit=1)
+        image, nodes = self._image(wish), self.snap.nodes
+        rest = []
+        for standing in ready:
+            target = target_of(wish, image, nodes[standing.node], hosts[standing.node], self.seconds)
+            if target.rollout is settings:
+                self.reasons[standing.node] = why
+            else:
+                rest.append(standing)
+        return rest
 
     def _stage_ahead(self, mine: OwnerPlan) -> None:
         """Staging takes no budget and waits for no window; only so many hosts fetch at a time."""

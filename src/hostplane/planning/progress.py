@@ -92,7 +92,7 @@ def group_status(
     group: NodeGroup, plan: OwnerPlan, wish: GroupWish | None, warnings: Sequence[Reason], now: datetime
 ) -> NodeGroupStatus:
     """The status of a NodeGroup: its wish in force, and its budget in use."""
-    rollout = wish.image or wish.settings if wish else None
+    rollout = wish.image or (None if wish.has_own_settings else wish.settings) if wish else None
     current = None
     if rollout is not None and wish is not None:
         current = Wish(
@@ -142,6 +142,8 @@ def _owner_conditions(
     ]
     if failed:
         rows.append(("Failed", True, reason("HostsFailed", failed=failed, total=len(plan.standings))))
+    if plan.unsettled is not None:
+        rows.append(("SettingsAccepted", False, plan.unsettled))
     rows += _hindered(plan.standings)
     return _conditions(before, generation, _stamp(now), *rows, *_warning(warnings))
 

@@ -4,20 +4,25 @@ A complete Rollout stays its group's wish, so that a node that joins late or was
 budget and windows. Images and settings are wishes of their own: a configure Rollout does not end an image's wish. Once
 a younger one of its kind is complete, an older one is never in force again: whoever edits it would send the group back
 to what it says, and then forward again to what the younger one says.
+
+A group's own settings are a standing wish too. They stand above a complete configure Rollout, and wait while any
+unfinished one speaks for the group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Container, Mapping
 
 import msgspec
 
 from hostplane.api.host import CONFIGURE
+from hostplane.api.meta import ObjectMeta
 from hostplane.api.nodegroup import NodeGroup
-from hostplane.api.rollout import Rollout, RolloutPhase
+from hostplane.api.rollout import Rollout, RolloutPhase, RolloutSpec
 from hostplane.errors import Reason, reason
 
-__all__ = ["GroupWish", "Wishes", "is_complete", "tag", "wishes"]
+__all__ = ["GroupWish", "Wishes", "is_complete", "own_settings", "tag", "wishes"]
 
 
 class GroupWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +35,9 @@ class GroupWish(msgspec.Struct, frozen=True, kw_only=True):
     image: Rollout | None = None
     """The upgrade or rollback in force."""
     settings: Rollout | None = None
-    """The configure Rollout in force."""
+    """The configure Rollout in force; or the group's own settings in the form of one, while no Rollout is active."""
+    has_own_settings: bool = False
+    """Whether `settings` are the group's own."""
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,10 +68,28 @@ def _age(rollout: Rollout) -> tuple[str, str]:
     return rollout.metadata.creation_timestamp, rollout.metadata.name
 
 
+def own_settings(group: NodeGroup) -> Rollout:
+    """The group's settings as a configure Rollout of its own; every version of them is another one."""
+    settings = group.spec.settings
+    version = hashlib.sha256(settings.version.encode() if settings else b"").hexdigest()[:16]
+    meta = ObjectMeta(
+        name=group.metadata.name, uid=f"{group.metadata.uid}.{version}", generation=group.metadata.generation
+    )
+    return Rollout(
+        metadata=meta, spec=RolloutSpec(operation=CONFIGURE, groups=[group.metadata.name], settings=settings)
+    )
+
+
 def wishes(
-    groups: Mapping[str, NodeGroup], rollouts: Mapping[str, Rollout], refused: Mapping[str, Reason] | None = None
+    groups: Mapping[str, NodeGroup],
+    rollouts: Mapping[str, Rollout],
+    refused: Mapping[str, Reason] | None = None,
+    unsettled: Container[str] = (),
 ) -> Wishes:
-    """Sort the Rollouts by age and give each group what is in force; `refused`, by name, are not looked at."""
+    """Sort the Rollouts by age and give each group what is in force.
+
+    `refused` Rollouts, by name, are not looked at, nor are the own settings of the groups in `unsettled`.
+    """
     refused = refused or {}
     active: dict[str, Rollout] = {}
     image: dict[str, Rollout] = {}
@@ -95,10 +120,20 @@ def wishes(
         else:
             for group in mine:
                 active[group] = standing[group] = rollout
+    own = {
+        name: own_settings(group)
+        for name, group in groups.items()
+        if group.spec.settings is not None and name not in active and name not in unsettled
+    }
     return Wishes(
         groups={
             name: GroupWish(
-                name=name, group=group, active=active.get(name), image=image.get(name), settings=settings.get(name)
+                name=name,
+                group=group,
+                active=active.get(name),
+                image=image.get(name),
+                settings=own.get(name) or settings.get(name),
+                has_own_settings=name in own,
             )
             for name, group in groups.items()
         },

@@ -393,23 +393,18 @@ class Planner(object):
 
     def _checks(self, model: str, wishes: List[Wish]) -> None:
         for wish in wishes:
-            if wish.key == "seconds":
-                seconds = wish.value
-                if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 <= seconds <= 300:
-                    raise refuse(model, wish, "it must be a number of seconds from 1 to 300")
-                self._check_seconds = float(seconds)
+            seconds = reactions.check_wished(wish)
+            if seconds:
+                self._check_seconds = seconds
                 continue
-            if not wish.key or "/" in wish.key or wish.key.startswith("."):
-                raise refuse(model, wish, "the key is seconds or the name of a program in %s" % CHECK_PLACES)
             for place in reactions.CHECK_DIRECTORIES:
                 if os.access(self._host.path(place[1:] + "/" + wish.key), os.X_OK):
                     self._programs.append(place + "/" + wish.key)
                     break
             else:
-                raise refuse(model, wish, "there is no such program in %s" % CHECK_PLACES)
+                raise refuse(model, wish, "there is no such program in %s" % " or ".join(reactions.CHECK_DIRECTORIES))
 
 
-CHECK_PLACES = " or ".join(reactions.CHECK_DIRECTORIES)
 _OWN_FILES = frozenset(
     [typed.LIMITS_FILE, typed.SYSCTL_FILE] + [form.file for form in typed.NTP_FORMS + typed.DNS_FORMS if form.is_ours]
 )

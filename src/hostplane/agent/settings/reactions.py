@@ -15,14 +15,41 @@ from hostplane.agent.hostroot import HostRoot
 from hostplane.errors import HostError
 
 from . import containerd, grubcmdline, kubelet
+from .wish import Wish, refuse
 
-__all__ = ["ARGUMENTS_MODEL", "CHECK_DIRECTORIES", "CHECK_MODEL", "EFFECTS", "Effect", "Services"]
+__all__ = [
+    "ARGUMENTS_MODEL",
+    "CHECK_DIRECTORIES",
+    "CHECK_MODEL",
+    "CHECK_SECONDS",
+    "EFFECTS",
+    "Effect",
+    "Services",
+    "check_wished",
+]
 
 ARGUMENTS_MODEL, CHECK_MODEL = "kernel.arguments", "check"
 CHECK_DIRECTORIES = ("/usr/lib/hostplane/checks.d", "/etc/hostplane/checks.d")
 CHECK_SECONDS = 45.0  # for all checks of a request, unless it says more
 _COMMAND_SECONDS = 90.0
 _POLL_SECONDS = 0.5
+
+
+def check_wished(wish: Wish) -> float:
+    """check: the key is the name of a program, or `seconds`; gives the seconds, 0 for a program.
+
+    Raises:
+        HostError: SettingRefused.
+    """
+    if wish.key == "seconds":
+        value = wish.value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 300:
+            raise refuse(CHECK_MODEL, wish, "it must be a number of seconds from 1 to 300")
+        return float(value)
+    if not wish.key or "/" in wish.key or wish.key.startswith("."):
+        places = " or ".join(CHECK_DIRECTORIES)
+        raise refuse(CHECK_MODEL, wish, "the key is seconds, or the name of a program in %s" % places)
+    return 0.0
 
 
 class Effect(NamedTuple):
