@@ -26,14 +26,15 @@ from hostplane.agent.bundle.strict import parse_object
 from hostplane.agent.bundle.trust import judge
 from hostplane.agent.bundle.versions import is_below
 from hostplane.agent.hostroot import HostRoot
-from hostplane.agent.payload import installed, kept, statecheck, truststore
+from hostplane.agent.payload import installed, kept, record, statecheck, truststore
 from hostplane.agent.state import Image
 from hostplane.errors import HostError
 
-__all__ = ["Admitted", "admit", "check_boot", "committed", "floor_of", "running_state"]
+__all__ = ["Admitted", "admit", "broken_seal", "check_boot", "committed", "floor_of", "running_state"]
 
 _log = logging.getLogger("hostplane.agent")
 _FLOOR = "floor.json"
+_SEAL = ("hostplane.verity", "hostplane.hashoffset")
 _BLOCKED = "etc/hostplane/blocked"
 _DIGEST = re.compile(r"\Asha256:[0-9a-f]{64}\Z")
 
@@ -86,6 +87,22 @@ def check_boot(host: HostRoot, digest: str, metadata: Optional[Metadata]) -> Non
     if metadata is not None:
         _refuse_low(host, metadata.version)
         _refuse_other_sealing(host, metadata)
+
+
+def broken_seal(host: HostRoot) -> str:
+    """Words for a running root that is not under the seal which its signed metadata names; empty where all is well.
+
+    The kernel line is in the boot image; nobody could see before the boot that it says what the metadata says.
+    """
+    metadata = record.metadata(host, host.active_slot())
+    if metadata is None:
+        return ""
+    verity, want = metadata.images["root"].verity, {}
+    if verity is not None:
+        want = {"hostplane.verity": verity.root_hash, "hostplane.hashoffset": str(verity.hash_offset)}
+    if {key: value for key, value in _kernel_line(host).items() if key in _SEAL} == want:
+        return ""
+    return "the image's metadata and its kernel line name different seals of the root"
 
 
 def committed(host: HostRoot, metadata: Optional[Metadata]) -> None:
@@ -195,16 +212,12 @@ def _refuse_unfit(host: HostRoot, image: Image, metadata: Metadata, running: str
 
 
 def running_state(host: HostRoot) -> Mapping[str, str]:
-    """State versions of the running image, as its slot's record or the disk's builder says; empty where nobody does.
-
-    Raises:
-        HostError: KeptUnreadable, what the parser raises.
-    """
-    raw = kept.read_file(host.path("%s/slots/%s/metadata.json" % (kept.DIRECTORY, host.active_slot())))
-    if raw is not None:
-        return parse_metadata(raw).state_versions
-    built = installed.documents(host)
-    return {} if built is None else built[2].state_versions
+    """State versions of the running image, as its slot's record or the disk's builder says; empty where nobody does."""
+    known = record.metadata(host, host.active_slot())
+    if known is None:
+        built = installed.documents(host)
+        return {} if built is None else built[2].state_versions
+    return known.state_versions
 
 
 def _refuse_low(host: HostRoot, version: str) -> None:
@@ -215,18 +228,15 @@ def _refuse_low(host: HostRoot, version: str) -> None:
 
 def _refuse_other_sealing(host: HostRoot, metadata: Metadata) -> None:
     """An unsealed image is a way around the seal; a sealed one may not fit the loader's and initramfs's habits."""
-    is_sealed, was_sealed = metadata.images["root"].verity is not None, _is_sealed(host)
+    is_sealed, was_sealed = metadata.images["root"].verity is not None, "hostplane.verity" in _kernel_line(host)
     if is_sealed != was_sealed and not host.config.allow_sealing_change:
         words = {True: "sealed", False: "not sealed"}
         raise HostError("SealingChanges", version=metadata.version, next=words[is_sealed], now=words[was_sealed])
 
 
-def _is_sealed(host: HostRoot) -> bool:
-    try:
-        with open(host.path("proc/cmdline"), encoding="utf-8", errors="replace") as file:
-            return any(word.startswith("hostplane.verity=") for word in file.read().split())
-    except OSError:
-        return False
+def _kernel_line(host: HostRoot) -> Dict[str, str]:
+    raw = kept.read_file(host.path("proc/cmdline")) or b""
+    return {key: value for key, _, value in (word.partition("=") for word in raw.decode("utf-8", "replace").split())}
 
 
 def _about(host: HostRoot) -> Dict[str, Any]:

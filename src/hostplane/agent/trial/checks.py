@@ -94,7 +94,14 @@ def _time(scene: Scene) -> str:
     return "the clock says %s, but it is later than %s" % (now, then)
 
 
+def _seal(scene: Scene) -> str:
+    from ..payload.admission import broken_seal
+
+    return broken_seal(scene.host)
+
+
 BUILT_IN = (
+    Check("seal", 1.0, _seal, ALWAYS),
     Check("boot", 900.0, _boot, ALWAYS),
     Check("disk", 10.0, _disk),
     Check("time", 300.0, _time),

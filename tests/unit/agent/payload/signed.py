@@ -140,6 +140,14 @@ def trust_file(keys: tuple[str, ...], **more: Any) -> bytes:
     return line(body(1, *(entry(name) for name in keys), **more), *keys)
 
 
+def record(root: Path, slot: str, **changes: Any) -> None:
+    """What staging leaves on record of the image in `slot`."""
+    bundle = made(**changes)
+    documents = (("manifest", bundle.manifest_raw), ("metadata", bundle.metadata_raw), ("signatures", b"[]"))
+    for name, content in documents:
+        put(root, f"var/lib/hostplane/slots/{slot}/{name}.json", content)
+
+
 def put(root: Path, name: str, content: bytes) -> Path:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from tests.unit.agent.payload.signed import (
     metadata,
     put,
     raw,
+    record,
     signature_list,
     trust_file,
 )
@@ -201,13 +202,9 @@ def test_a_slip_in_the_block_list_lets_nothing_in(tmp_path: Path) -> None:
     assert refusal(root, made("ops")) == "BlockListUnreadable"
 
 
-def record(root: Path, **changes: Any) -> None:
-    put(root, "var/lib/hostplane/slots/A/metadata.json", raw(metadata(version="1.0", **changes)))
-
-
 def test_an_upgrade_without_a_way_back_is_refused(tmp_path: Path) -> None:
     root = host(tmp_path)
-    record(tmp_path, stateVersions={"containerd": "1.7.2", "kubelet": "1.33.0"})
+    record(tmp_path, "A", stateVersions={"containerd": "1.7.2", "kubelet": "1.33.0"})
     assert admission.admit(root, made("ops").image, made("ops"), "1.0")
     newer = made("ops", stateVersions={"containerd": "2.1.0", "kubelet": "1.34.1"})
     assert refusal(root, newer) == "StateReturnBroken"
@@ -215,6 +212,26 @@ def test_an_upgrade_without_a_way_back_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "usr/lib/hostplane/state.json", raw({"rules": rules}))
     assert admission.admit(root, newer.image, newer, "1.0")
     assert refusal(root, made("ops", stateVersions={"kubelet": "1.35.0"})) == "StateReturnBroken"
+
+
+@pytest.mark.parametrize(
+    ("verity", "line", "is_sound"),
+    [
+        (None, b"", True),
+        (VERITY, b"hostplane.verity=" + b"ef" * 32 + b" hostplane.hashoffset=4096", True),
+        (VERITY, b"", False),
+        (VERITY, b"hostplane.verity=" + b"00" * 32 + b" hostplane.hashoffset=4096", False),
+        (VERITY, b"hostplane.verity=" + b"ef" * 32, False),
+        (None, b"hostplane.verity=" + b"ef" * 32, False),
+    ],
+)
+def test_a_root_that_is_not_under_the_seal_it_was_signed_with_fails_its_trial(
+    tmp_path: Path, verity: dict[str, Any] | None, line: bytes, is_sound: bool
+) -> None:
+    root = host(tmp_path)
+    record(tmp_path, "A", verity=verity)
+    put(tmp_path, "proc/cmdline", b"ro hostplane.slot=A " + line)
+    assert (admission.broken_seal(root) == "") is is_sound
 
 
 def test_what_a_slot_holds_is_asked_again_before_it_is_booted(tmp_path: Path) -> None:
@@ -348,7 +365,7 @@ def test_whatever_a_stolen_proxy_asks_for_only_signed_and_allowed_images_come_in
     root = host(tmp_path)
     put(tmp_path, "usr/lib/hostplane/image.json", raw({"arch": "x86_64", "minimumVersion": "1.0"}))
     put(tmp_path, "etc/hostplane/blocked", pool()["blocked"][0].digest.encode())
-    record(tmp_path, stateVersions={"containerd": "1.7.2"})
+    record(tmp_path, "A", stateVersions={"containerd": "1.7.2"})
     for named, served, signed, version in asked:
         (bundle, _), (documents, may), (signer, _) = pool()[named], pool()[served], pool()[signed]
         mixed = made(version=bundle.version)

@@ -10,7 +10,7 @@ from hostplane.agent import bootnote
 from hostplane.agent.payload import statecheck
 from hostplane.agent.payload.statecheck import Rule
 from hostplane.errors import HostError
-from tests.unit.agent.payload.signed import host, metadata, put, raw
+from tests.unit.agent.payload.signed import host, put, raw, record
 
 RULES = {"kubelet": Rule(1), "containerd": Rule(None, ("/var/lib/containerd",))}
 
@@ -45,7 +45,7 @@ def test_a_component_that_only_one_image_has_is_no_clash() -> None:
 def slot(root: Path, letter: str, **versions: str) -> None:
     """The image in charge is that of `letter`, with these state versions."""
     put(root, "proc/cmdline", b"hostplane.slot=" + letter.encode())
-    put(root, f"var/lib/hostplane/slots/{letter}/metadata.json", raw(metadata(stateVersions=versions)))
+    record(root, letter, stateVersions=versions)
 
 
 def test_who_comes_back_resets_what_it_cannot_read_and_takes_charge(tmp_path: Path) -> None:
