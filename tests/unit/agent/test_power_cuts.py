@@ -2,22 +2,26 @@
 
 Each round is a whole upgrade on a directory host. The round's write number `n` never returns; what is on the disk then
 is all that the next agent, or the next boot, gets. The host must end on a complete system, committed or back with a
-reason, and must have been bootable all along.
+reason, and must have been bootable all along, each slot with a whole /etc of its own.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hostplane.agent.etc import driver
+from hostplane.agent.etc.views import Images
 from hostplane.agent.host import Host
 from hostplane.errors import HostError
 
-WRITES = ("pwrite", "replace", "ftruncate")
+WRITES = ("pwrite", "replace", "ftruncate", "rename")
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the dying worker
 
 
@@ -93,6 +97,38 @@ class Run:
         raise AssertionError(f"it never came to rest: {status}")
 
 
+OLD = {"hosts": "127.0.0.1 localhost\n", "issue": "one\n", "motd": "old\n"}
+LIVE = {**OLD, "hosts": "127.0.0.1 localhost\n10.0.0.9 mine\n", "local": "mine\n"}
+NEW = {**OLD, "issue": "two\n", "fresh": "new\n"}
+MERGED = {**NEW, "hosts": LIVE["hosts"], "local": "mine\n"}
+
+
+class Trees:
+    """What /etc is made of: the live tree of slot A on PERSIST, and below it the running image's and the new one's."""
+
+    def __init__(self, host_dir: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._dir = host_dir
+        images = Images(str(host_dir.root / "images/old"), str(host_dir.root / "images/new"))
+        monkeypatch.setattr(driver, "see", lambda host, target, work: work(images))
+        self.lay_out("images/old/etc", OLD)
+        self.lay_out("images/new/etc", NEW)
+
+    def lay_out(self, name: str, files: dict[str, str]) -> None:
+        shutil.rmtree(self._dir.root / name, ignore_errors=True)
+        for path, content in files.items():
+            self._dir.write(f"{name}/{path}", content)
+
+    def reset(self) -> None:
+        shutil.rmtree(self._dir.root / "persist", ignore_errors=True)
+        self.lay_out("persist/etc/A", LIVE)
+
+    def check(self, slot: str) -> None:
+        """The tree that the initramfs would mount for `slot` is whole."""
+        tree: Path = self._dir.root / "persist/etc" / slot
+        found = {path.name: path.read_text() for path in tree.iterdir()}
+        assert found == (LIVE if slot == "A" else MERGED)
+
+
 def upgrade(host_dir: Any, power: Power, want: str, cut_at: float, revive: str) -> tuple[dict[str, Any], bool]:
     """(the last status, whether the cut happened) of one upgrade that loses its power at a write."""
     power.left = cut_at
@@ -145,6 +181,38 @@ def test_whatever_write_is_the_last_one_the_host_ends_committed_or_back(
             assert status["lastError"]["name"] in ("CheckFailed", "TrialInterrupted", "BootFellBack")
             assert not host.boot_state().is_ok("B")
     assert cuts > 20, "the enumeration did not reach the end of the upgrade"
+
+
+@pytest.mark.parametrize("revive", ["restart", "boot"])
+def test_whatever_write_is_the_last_one_each_slot_boots_with_a_whole_etc(
+    host: Any, monkeypatch: pytest.MonkeyPatch, revive: str
+) -> None:
+    trees = Trees(host, monkeypatch)
+    power = Power(monkeypatch)
+    boot = host.boot
+
+    def checked_boot() -> str:
+        slot: str = boot()
+        trees.check(slot)
+        return slot
+
+    monkeypatch.setattr(host, "boot", checked_boot)
+    cuts = merges = 0
+    for cut_at in range(1, 200):
+        trees.reset()
+        host.write("dev/hostplane/ROOT-A", host.OLD)
+        host.write("dev/hostplane/ROOT-B", b"")
+        host.forget()
+        status, was_cut = upgrade(host, power, "commit", cut_at, revive)
+        trees.check("A")
+        trees.check(status["activeSlot"])
+        assert status["phase"] in ("Idle", "Returned")
+        merges += status["activeSlot"] == "B"
+        if not was_cut:
+            break
+        cuts += 1
+    assert cuts > 25, "the enumeration did not reach the end of the upgrade"
+    assert merges > 20
 
 
 def test_silence_returns_without_a_verdict_and_keeps_the_image(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
