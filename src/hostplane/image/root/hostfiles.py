@@ -40,7 +40,7 @@ _ENABLED = {
         "hostplane-state.service",
     ),
     "sockets.target": ("hostplane-agent.socket",),
-    "sysinit.target": ("hostplane-trial.service",),
+    "sysinit.target": ("hostplane-owners.service", "hostplane-trial.service"),
     "timers.target": ("hostplane-banner.timer",),
 }
 _TMP_MOUNT = """[Unit]
