@@ -21,7 +21,7 @@ from hostplane.local.apiserver import ApiServer
 from hostplane.local.binaries import Say, tell
 from hostplane.local.controlplane import ControlPlane, free_port
 
-__all__ = ["ProcessStatus", "Status", "down", "status", "up"]
+__all__ = ["ProcessStatus", "Status", "down", "manifests", "status", "up"]
 
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.2
@@ -69,7 +69,7 @@ def up(
     plane.start()
     try:
         plane.apply(text for _, text in sorted(crds.render().items()))
-        plane.apply(_deploy("rbac") + _deploy("admission"))
+        plane.apply(manifests("rbac") + manifests("admission"))
         state.save(plane.directory, msgspec.structs.replace(state.load(plane.directory), hosts=hosts))
         if hosts:
             _spawn(plane, "machines", ["local", "machines", "--dir", str(plane.directory), "--hosts", str(hosts)])
@@ -122,7 +122,7 @@ def status(directory: Path) -> Status:
     )
 
 
-def _deploy(folder: str) -> list[str]:
+def manifests(folder: str) -> list[str]:
     """The manifests of deploy/`folder`, from the installed package or else from the checkout; namespaces first."""
     for root in (Path(__file__).parents[1] / "deploy", Path(__file__).parents[3] / "deploy"):
         if (root / folder).is_dir():
