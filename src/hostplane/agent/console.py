@@ -80,7 +80,11 @@ def status_text(report: Dict[str, Any]) -> str:
         lines.append("slot %s%s  %s" % (name, mark, held))
     progress = report.get("progress")
     if progress:
-        lines.append("staging  %d of %d MiB" % (progress["bytes"] >> 20, progress["total"] >> 20))
+        shown = "%d of %d MiB" % (progress["bytes"] >> 20, progress["total"] >> 20)
+        rate, left = progress.get("bytesPerSecond", 0) >> 20, progress.get("etaSeconds", 0)
+        lines.append("staging  %s, %d MiB/s%s" % (shown, rate, ", %d s left" % left if left else ""))
+    if report.get("plan"):
+        lines.append("download %(download)d bytes of %(total)d; %(reused)d are here already" % report["plan"])
     if "trialSecondsLeft" in report:
         lines.append("trial    %d s left" % report["trialSecondsLeft"])
     if report.get("settings"):

@@ -177,7 +177,10 @@ class Core(object):
             shown = ("seq", "operation", "digest", "outcome")
             report["operation"] = {name: getattr(operation, name) for name in shown}
         if state.phase == messages.STAGING and self.progress is not None:
-            report["progress"] = wire(self.progress)
+            report["progress"] = wire(self.progress._replace(plan=None))
+            del report["progress"]["plan"]
+            if self.progress.plan is not None:
+                report["plan"] = wire(self.progress.plan)
         if state.last_error is not None:
             report["lastError"] = wire(state.last_error)
         if state.etc and state.phase in (messages.STAGED, messages.REBOOTING):

@@ -10,7 +10,7 @@ from typing import Callable, List, Optional
 from hostplane import __version__
 from hostplane.errors import HostError, HostplaneError
 
-from . import bootnote, commands, etcverb
+from . import bootnote, commands, etcverb, planverb
 from .journal import set_up
 from .lock import lock
 
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("--host-uid", metavar="UID", help="the Host to speak for (default: the one this host obeys)")
     verb("trial", "own the trial of this boot until it is committed or given up", commands.trial)
     verb("state", "say that this slot is in charge of /var, before what writes there starts", bootnote.run)
+    planverb.add_parser(verb("plan", "say what an upgrade to a bundle would fetch, and change nothing", planverb.run))
     verb("grow", "let PERSIST fill its disk", commands.grow)
     verb("banner", "write the line above the login prompt", commands.banner)
     etcverb.add_parser(verbs)

@@ -34,6 +34,7 @@ __all__ = [
     "ImageRef",
     "LastError",
     "Phase",
+    "PlanStatus",
     "Progress",
     "Setting",
     "Settings",
@@ -198,9 +199,18 @@ class Operation(ApiStruct, frozen=True, kw_only=True, gc=False):
 class Progress(ApiStruct, frozen=True, kw_only=True, gc=False):
     """How far staging is, in bytes and bytes per second."""
 
-    bytes: Annotated[int, about("Bytes written.")] = 0
-    total: Annotated[int, about("Bytes of the whole.")] = 0
-    bytes_per_second: Annotated[int, about("Lately.")] = 0
+    bytes: Annotated[int, about("Bytes read and written so far, by all its passes.")] = 0
+    total: Annotated[int, about("Bytes of all its passes.")] = 0
+    bytes_per_second: Annotated[int, about("Over its whole run.")] = 0
+    eta_seconds: Annotated[int, about("Seconds it will still take; 0: unknown.")] = 0
+
+
+class PlanStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """What the image on its way costs, in bytes."""
+
+    download: Annotated[int, about("Over the network.")] = 0
+    reused: Annotated[int, about("Of the image's content, found on this host.")] = 0
+    total: Annotated[int, about("Of the whole image.")] = 0
 
 
 class LastError(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -285,6 +295,7 @@ class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     seq: Annotated[int, about("The highest grant's number it ever saw.")] = 0
     operation: Operation | None = None
     progress: Progress | None = None
+    plan: PlanStatus | None = None
     last_error: LastError | None = None
     failed_digests: Annotated[
         list[FailedDigest], msgspec.Meta(max_length=20, description="Images it went back from.")
@@ -330,6 +341,7 @@ HOST_DEFINITION = Definition(
         Column(name="Grant", path=".spec.grant.stage"),
         Column(name="Bytes", path=".status.progress.bytes", type="integer", priority=1),
         Column(name="Of", path=".status.progress.total", type="integer", priority=1),
+        Column(name="Seconds", path=".status.progress.etaSeconds", type="integer", priority=1),
         Column(name="Error", path=".status.lastError.name"),
         Column(name="Age", path=".metadata.creationTimestamp", type="date"),
     ),

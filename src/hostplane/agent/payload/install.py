@@ -92,6 +92,17 @@ def estimate(host: HostRoot, partitions: Partitions, slot: str, image: Image, so
             bundle.close()
 
 
+class _Asked(object):
+    """A source whose signatures were asked for already: a registry may take several requests for them."""
+
+    def __init__(self, source: Any, signatures: List[bytes]) -> None:
+        self.manifest, self.blob = source.manifest, source.blob
+        self._signatures = signatures
+
+    def signatures(self) -> List[bytes]:
+        return self._signatures
+
+
 class Bundle(object):
     """One bundle on its way into `slot`. `close` in any case."""
 
@@ -103,7 +114,8 @@ class Bundle(object):
 
         self._host, self._partitions, self._slot, self._image = host, partitions, slot, image
         self._source, self._pace = source, pace
-        self._admitted = admit(host, image, source, _running(host))
+        self._signatures: List[bytes] = source.signatures()
+        self._admitted = admit(host, image, _Asked(source, self._signatures), _running(host))
         self._facts = self._admitted.metadata.images
         for name in IMAGES:
             check(host, partitions.of(name, slot), partitions.active, self._facts[name].size)
@@ -140,7 +152,7 @@ class Bundle(object):
         manifest = admitted.manifest
         fixed = len(admitted.manifest_raw) + len(admitted.metadata_raw)
         fixed += sum(manifest.images[name][0].size for name in IMAGES if not fresh.has_index(manifest, name))
-        fresh.keep(admitted.manifest_raw, admitted.metadata_raw, list(source.signatures()))
+        fresh.keep(admitted.manifest_raw, admitted.metadata_raw, self._signatures)
         indexes = {name: fresh.index(source, manifest, admitted.metadata, name) for name in IMAGES}
         self._pace.expect(2 * self.size)
         held: List[Held] = []
