@@ -96,7 +96,7 @@ def read_config(raw: str) -> Config:
             if _camel(name) not in given:
                 continue
             fields[name] = _field(name, default, given[_camel(name)])
-    except (ValueError, TypeError, RecursionError) as fault:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise HostError("AgentConfigInvalid", detail=str(fault)) from None
     return Config(**fields)
 

@@ -94,6 +94,13 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("number too large")
+    return value
+
+
 def _refused_constant(word: str) -> float:
     raise ValueError("%s is not JSON" % word)
 
@@ -105,7 +112,9 @@ def load(raw: bytes) -> Any:
         HostError: RequestMalformed, whatever is wrong with it.
     """
     try:
-        return json.loads(raw.decode("utf-8"), parse_int=_bounded_int, parse_constant=_refused_constant)
+        return json.loads(
+            raw.decode("utf-8"), parse_int=_bounded_int, parse_float=_finite, parse_constant=_refused_constant
+        )
     except (ValueError, RecursionError) as fault:
         raise HostError("RequestMalformed", detail=str(fault)[:200]) from None
 

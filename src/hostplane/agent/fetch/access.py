@@ -252,9 +252,9 @@ def within(url: str) -> Tuple[str, Credentials]:
 
 
 def shown(url: str) -> str:
-    """The address without password, query and fragment: a signed address is a secret too."""
-    try:
-        parts = urlsplit(url)
-        return "%s://%s%s" % (parts.scheme, parts.netloc.rpartition("@")[2], parts.path)
-    except ValueError:
-        return "an address that makes no sense"
+    """The address on one line, without password, query and fragment: a signed address is a secret too."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    place, slash, path = rest.partition("/")
+    path = path.partition("?")[0].partition("#")[0]
+    whole = scheme + mark + place.rpartition("@")[2] + slash + path
+    return "".join(letter if letter.isprintable() else "?" for letter in whole[:300])

@@ -20,7 +20,7 @@ from .reader import Reader
 from .reference import Reference
 from .remote import Remote
 
-__all__ = ["file_of_image"]
+__all__ = ["Member", "file_of_image", "find"]
 
 _INDEXES = (MEDIA_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFESTS = (MEDIA_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json")
@@ -82,7 +82,7 @@ def file_of_image(remote: Remote, ref: Reference, digest: str, name: str) -> Ite
             raise HostError("PayloadDigestMismatch", got=got, want=chosen)
         fields = parse_object("container image", raw)
     for layer in reversed(_layers(fields)):
-        member = _Member(_unpacked(_checked(remote, layer), where), name, where)
+        member = find(_checked(remote, layer), name, where)
         for piece in member.pieces():
             yield piece
         if member.is_found:
@@ -90,6 +90,11 @@ def file_of_image(remote: Remote, ref: Reference, digest: str, name: str) -> Ite
         if member.is_removed:
             break
     raise HostError("ContainerImageUnfit", image=where, detail="it holds no file /%s" % name)
+
+
+def find(layer: Iterator[bytes], name: str, where: str) -> "Member":
+    """The search for the file `name` of a layer, which is read to its end by it; `where` names the image in errors."""
+    return Member(_unpacked(layer, where), name, where)
 
 
 def _document(remote: Remote, path: str) -> bytes:
@@ -162,7 +167,7 @@ def _unpacked(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
         raise HostError("ContainerImageUnfit", image=where, detail="a layer is damaged: %s" % fault) from None
 
 
-class _Member(object):
+class Member(object):
     """Looks for one file of a layer's tar while reading it to its end."""
 
     def __init__(self, pieces: Iterator[bytes], name: str, where: str) -> None:

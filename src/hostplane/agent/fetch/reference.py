@@ -93,6 +93,4 @@ def _registry(ref: str, rest: str) -> Reference:
 
 
 def _refused(ref: str, detail: str) -> HostError:
-    return HostError(
-        "PayloadSourceRefused", url=shown(ref) if "://" in ref else ref.rpartition("@")[0] or ref, detail=detail
-    )
+    return HostError("PayloadSourceRefused", url=shown(ref), detail=detail)
