@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["HostRow", "command", "rows"]
 
 T = TypeVar("T")
-HEADINGS = ("NODE", "GROUP", "DRIVER", "PHASE", "VERSION", "WANTED", "READY", "OS", "KERNEL", "ARCH", "WHY")
+HEADINGS = ("NODE", "GROUP", "DRIVER", "PHASE", "PROGRESS", "VERSION", "WANTED", "READY", "OS", "KERNEL", "ARCH", "WHY")
 
 
 class HostRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -36,6 +36,7 @@ class HostRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     group: str = ""
     driver: str = ""
     phase: str = ""
+    progress: str = ""
     version: str = ""
     wanted: str = ""
     ready: bool = False
@@ -68,8 +69,8 @@ def command(show_hidden: bool, unmanaged: bool, as_json: bool, kubeconfig: str |
 def _cells(row: HostRow) -> list[str]:
     ready = ("yes" if row.ready else "no") + (", cordoned" if row.cordoned else "")
     why = f"{row.code}: {row.why}" if row.code else row.why
-    cells = [row.node, row.group, row.driver, row.phase, row.version, row.wanted, ready, row.os, row.kernel, row.arch]
-    return [*cells, why]
+    cells = [row.node, row.group, row.driver, row.phase, row.progress, row.version, row.wanted, ready]
+    return [*cells, row.os, row.kernel, row.arch, why]
 
 
 async def _read(kubeconfig: str | None) -> list[HostRow]:
@@ -123,6 +124,7 @@ def rows(
             group=owner.removeprefix("group/"),
             driver="native" if host else "kubeos" if instance else "",
             phase=host.status.phase if host else instance.spec.nodestatus if instance else "",
+            progress=_progress(host),
             version=host.status.active.version if host else info.os_image if instance else "",
             wanted=_wanted(host, oses.get(owner.removeprefix("os/"))),
             ready=node.ready,
@@ -137,6 +139,15 @@ def rows(
         else:
             found.append(_with_error(msgspec.structs.replace(row, managed=True), host))
     return found
+
+
+def _progress(host: Host | None) -> str:
+    """Share, rate and time left of what is being staged; empty where nothing is."""
+    if host is None or host.status.progress is None or not host.status.progress.total:
+        return ""
+    now = host.status.progress
+    left = f", {now.eta_seconds} s left" if now.eta_seconds else ""
+    return f"{100 * now.bytes // now.total} %, {now.bytes_per_second / (1 << 20):.0f} MiB/s{left}"
 
 
 def _wanted(host: Host | None, os: KubeOS | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hostplane.api.core import Node, NodeCondition, NodeInfo, NodeSpec, NodeStatus
-from hostplane.api.host import Host, HostStatus, LastError, SlotStatus
+from hostplane.api.host import Host, HostStatus, LastError, Progress, SlotStatus
 from hostplane.api.kubeos import KubeOS, KubeOSSpec, OSInstance, OSInstanceSpec
 from hostplane.api.meta import LabelSelector, ObjectMeta
 from hostplane.api.nodegroup import NodeGroup, NodeGroupSpec
@@ -52,6 +52,12 @@ def test_a_managed_host_shows_group_phase_and_version() -> None:
     assert (row.managed, row.group, row.driver, row.phase, row.version) == (True, "ga", "native", "Idle", "v1")
     assert (row.os, row.kernel, row.arch, row.ready) == ("Demo OS v1", "6.1.0", "amd64", True)
     assert row.reason == ""
+
+
+def test_a_staging_shows_share_rate_and_time_left() -> None:
+    progress = Progress(bytes=30 << 20, total=120 << 20, bytes_per_second=15 << 20, eta_seconds=6)
+    row = listed([node("n1", pool="a")], [host("n1", phase="Staging", progress=progress)], [group("ga", pool="a")])["n1"]
+    assert row.progress == "25 %, 15 MiB/s, 6 s left"
 
 
 def test_unmanaged_nodes_say_why() -> None:
