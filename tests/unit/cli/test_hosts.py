@@ -56,7 +56,8 @@ def test_a_managed_host_shows_group_phase_and_version() -> None:
 
 def test_a_staging_shows_share_rate_and_time_left() -> None:
     progress = Progress(bytes=30 << 20, total=120 << 20, bytes_per_second=15 << 20, eta_seconds=6)
-    row = listed([node("n1", pool="a")], [host("n1", phase="Staging", progress=progress)], [group("ga", pool="a")])["n1"]
+    staging = host("n1", phase="Staging", progress=progress)
+    row = listed([node("n1", pool="a")], [staging], [group("ga", pool="a")])["n1"]
     assert row.progress == "25 %, 15 MiB/s, 6 s left"
 
 
