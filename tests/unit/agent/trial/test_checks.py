@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +172,11 @@ def test_a_missing_or_full_persist_fails(host: Any, monkeypatch: pytest.MonkeyPa
     assert built_in("disk").probe(scene) == ""
     monkeypatch.setattr(checks, "_PERSIST_BYTES", 1 << 62)
     assert "PERSIST has only" in built_in("disk").probe(scene)
+
+
+def test_the_page_lists_every_check_with_its_seconds() -> None:
+    page = (Path(__file__).parents[4] / "docs/reference/trial.md").read_text("utf-8")
+    words = {ALWAYS: "always counts", NEWS: "counts if it is new", LOST: "counts if it held before"}
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    told = "only told, if it held before"
+    assert rows == [(row.name, f"{row.seconds:.0f}", words.get(row.when, told)) for row in BUILT_IN]
