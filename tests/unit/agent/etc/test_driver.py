@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,3 +222,44 @@ def test_a_merge_writes_what_it_planned(rig: Rig) -> None:
         assert made.children[name].meta == node.meta
         assert made.children[name].is_same(node)
     assert made.children["link"].mtime == live.children["link"].mtime
+
+
+def test_nothing_outside_the_new_tree_is_written_whatever_links_say(rig: Rig) -> None:
+    outside = rig.write(rig.root, "outside/file", "precious").parent
+    (rig.persist / "etc/A/d").symlink_to(outside)
+    rig.image("d/file", "image")
+    rig.image("d/new", "image")
+    (rig.new / "etc/motd").unlink()
+    (rig.new / "etc/motd").symlink_to(outside / "file")
+    (rig.persist / "etc/B.new").symlink_to(outside)
+    (rig.persist / "etc/B.old").symlink_to(outside)
+    before = print_of(outside), print_of(rig.new), print_of(rig.persist / "etc/A")
+    etc.prepare(rig.host, "A", "B", etc.KEEP)
+    assert (print_of(outside), print_of(rig.new), print_of(rig.persist / "etc/A")) == before
+    assert (rig.persist / "etc/B/d").is_symlink()
+    assert (rig.persist / "etc/B/d.new/file").read_text() == "image"
+    assert (rig.persist / "etc/B/motd").is_symlink()
+
+
+def test_a_huge_file_of_the_hosts_own_is_copied_in_pieces(rig: Rig) -> None:
+    with (rig.persist / "etc/A/huge").open("wb") as handle:
+        handle.truncate(40 << 20)
+        handle.seek(20 << 20)
+        handle.write(b"middle")
+    peak = peak_of(lambda: etc.prepare(rig.host, "A", "B", etc.KEEP))
+    assert peak < 8 << 20
+    made = rig.persist / "etc/B/huge"
+    assert made.stat().st_size == 40 << 20
+    with made.open("rb") as handle:
+        handle.seek(20 << 20)
+        assert handle.read(6) == b"middle"
+
+
+def peak_of(act: Callable[[], object]) -> int:
+    """Bytes that Python held at most while `act` ran."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

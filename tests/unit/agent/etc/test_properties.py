@@ -87,7 +87,7 @@ def without_identity(content: dict[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in content.items() if not RULES_USED.identity.covers(path)}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(base=TREES, theirs=TREES)
 def test_an_untouched_tree_follows_the_image(base: Node, theirs: Node) -> None:
     ours = copy(base)
@@ -99,7 +99,7 @@ def test_an_untouched_tree_follows_the_image(base: Node, theirs: Node) -> None:
             assert after[path] == value, path
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(base=TREES, ours=TREES)
 def test_where_the_image_changed_nothing_the_host_keeps_everything(base: Node, ours: Node) -> None:
     done = merge_trees(copy(base), copy(ours), copy(base), RULES_USED)
@@ -112,7 +112,7 @@ def test_where_the_image_changed_nothing_the_host_keeps_everything(base: Node, o
     assert not [each for each in done.conflicts if each.is_blocking]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(base=TREES, ours=TREES, theirs=TREES)
 def test_twice_is_as_once_and_nothing_local_is_lost(base: Node, ours: Node, theirs: Node) -> None:
     once = merged(base, ours, theirs)
@@ -124,7 +124,7 @@ def test_twice_is_as_once_and_nothing_local_is_lost(base: Node, ours: Node, thei
             assert path in after, f"{path} is the host's alone"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(kind=st.sampled_from(KINDS), base=TEXT, ours=TEXT, theirs=TEXT)
 def test_no_bytes_crash_a_kind_and_twice_is_as_once(kind: str, base: bytes, ours: bytes, theirs: bytes) -> None:
     check_kind(kind, base, ours, theirs)
@@ -158,7 +158,7 @@ ROWS = st.lists(
 ).map(lambda rows: "".join(row + "\n" for row in rows).encode())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(ROWS, ROWS, ROWS), min_size=len(FILES), max_size=len(FILES)))
 def test_users_keep_to_their_rules_whatever_the_databases_are(contents: list[tuple[bytes, bytes, bytes]]) -> None:
     check_users(dict(zip(FILES, contents, strict=True)))
