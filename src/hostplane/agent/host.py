@@ -3,7 +3,6 @@ answered; what takes long is the worker's. Nothing is done for a Host that is no
 where the administrator's veto lies.
 """
 
-import threading
 import time
 from typing import Any, Callable, Dict, Optional, Sequence
 

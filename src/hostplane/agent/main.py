@@ -13,6 +13,7 @@ from hostplane.errors import HostError, HostplaneError
 from . import bootnote, commands, etcverb, planverb
 from .journal import set_up
 from .lock import lock
+from .settings import verb as settingsverb
 
 __all__ = ["main"]
 
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("grow", "let PERSIST fill its disk", commands.grow)
     verb("banner", "write the line above the login prompt", commands.banner)
     etcverb.add_parser(verbs)
+    settingsverb.add_parser(verbs)
     return parser
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "RootFs",
     "Script",
     "ScriptPlace",
+    "Settings",
     "Signing",
     "Slim",
     "StageName",
@@ -354,6 +355,15 @@ class Signing(_Table, frozen=True, kw_only=True):
     """Path of the trusted key set put into the image."""
 
 
+class Settings(_Table, frozen=True, kw_only=True):
+    """What settings from the cluster may touch on hosts of this image; more needs a signature by a trusted key."""
+
+    allowed_paths: tuple[str, ...] | None = None
+    """Files, and directories that end with a slash, that settings may write. Empty: docs/reference/settings.md."""
+    signed_models: tuple[str, ...] = ()
+    """Models that hosts take only with a signature; ["*"]: all."""
+
+
 class ImageFile(_Table, frozen=True, kw_only=True):
     """What is written."""
 
@@ -411,4 +421,5 @@ class Recipe(_Table, frozen=True, kw_only=True):
     kubernetes: Kubernetes = Kubernetes()
     slim: Slim = Slim()
     signing: Signing = Signing()
+    settings: Settings = Settings()
     image: ImageFile = ImageFile()

@@ -4,15 +4,17 @@
         ▲                                                                              │ at rest: hang up
         └── the wish differs, a repeat is due, or the agent could not be reached ◀─────┘
 
-Between visits nothing is connected, so that a socket-activated agent can exit; nothing is asked either. Every visit
-starts from what is written in the Host and in the agent, so any of the three may be killed at any point. A call that
-changed nothing, or was refused, is repeated ever more rarely. No await on the agent is without a time limit.
+Between visits nothing is connected, so that a socket-activated agent can exit; nothing is asked either, but a file
+beside the socket is looked at, by which the agent tells of what it found without being asked. Every visit starts from
+what is written in the Host and in the agent, so any of the three may be killed at any point. A call that changed
+nothing, or was refused, is repeated ever more rarely. No await on the agent is without a time limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -33,6 +35,7 @@ _LISTEN_SECONDS = 25.0
 _PROOF_SECONDS = 1.0  # the first wait after a failed visit: an answer to it shows that the agent is back
 _REBOOT_SECONDS = 0.5  # between two looks whether it is up again
 _REBOOT_PATIENCE_SECONDS = 120.0
+_NEWS_SECONDS = 20.0  # between two looks whether the agent has found something by itself (drift)
 _WORK_SECONDS = 60.0  # a call that writes to the host's disk may take that long
 _NOT_YET = ("ChecksRunning", "OperationUnderWay")  # refusals that only mean: ask again
 _log = logging.getLogger("hostplane.proxy")
@@ -106,12 +109,29 @@ class Courier:
             if wish[0] != self._uid:
                 self._uid, self._status, self._refusal = wish[0], None, None
                 self._trust()
-            started = self._clock()
+            started, known = self._clock(), self._news_time()
             try:
                 pause = await self._visit(wish)
             except HostError as error:
                 pause = self._miss(error, started)
-            await self._view.other_wish(wish, pause)
+            await self._rest(wish, pause, known)
+
+    async def _rest(self, wish: Wish, seconds: float | None, known: int) -> None:
+        """Until the wish is another one, `seconds` are over, or the agent has news that are not the `known` ones.
+
+        Only a file's time is looked at, so that a resting agent need not run.
+        """
+        left = seconds
+        while self._news_time() == known and (left is None or left > 0):
+            if await self._view.other_wish(wish, _NEWS_SECONDS if left is None else min(left, _NEWS_SECONDS)):
+                return
+            left = None if left is None else left - _NEWS_SECONDS
+
+    def _news_time(self) -> int:
+        try:
+            return os.stat(os.path.join(os.path.dirname(self._socket), "news")).st_mtime_ns
+        except OSError:
+            return 0
 
     def _trust(self) -> None:
         """The agent has done more than to greet us: it is there."""

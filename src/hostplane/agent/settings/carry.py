@@ -16,9 +16,11 @@ from .plan import Plan, Planner
 from .reactions import Services
 from .request import Request, check_size
 
-__all__ = ["apply", "drift", "make_plan", "resume"]
+__all__ = ["REPORTED", "apply", "drift", "make_plan", "resume"]
 
 _log = logging.getLogger("hostplane.agent")
+REPORTED = 20
+"""Lines of drift that are reported."""
 
 
 def make_plan(host: HostRoot, active: str, request: Request, record: Optional[Record]) -> Plan:

@@ -21,7 +21,6 @@ from .request import Request, request_digest
 __all__ = ["Keeper"]
 
 _log = logging.getLogger("hostplane.agent")
-_REPORTED = 20
 
 
 class Keeper(object):
@@ -130,7 +129,7 @@ class Keeper(object):
                     carry.apply(core.host, core.active, core.boot_id, record.request)
                     found = carry.drift(core.host, core.active, self._journal.record())
                 except HostError as fault:
-                    found = ([str(fault)[:300]] + found)[:_REPORTED]
+                    found = ([str(fault)[:300]] + found)[: carry.REPORTED]
             self._tell(found)
             with core.changed:
                 return core.report()
@@ -148,7 +147,7 @@ class Keeper(object):
     def _tell(self, found: List[str]) -> None:
         """Report drift, and let a proxy that rests know that there is news."""
         core = self._core
-        words = "\n".join(found[:_REPORTED])
+        words = "\n".join(found[: carry.REPORTED])
         with core.changed:
             if core.state.settings_drift == words:
                 return

@@ -34,6 +34,8 @@ COLLECTING: frozenset[KeyPath] = frozenset(
         ("modules_block",),
         ("slim", "modules_keep"),
         ("slim", "remove"),
+        ("settings", "allowed_paths"),
+        ("settings", "signed_models"),
     }
 )
 """Lists that grow from layer to layer; all other plain lists are replaced. `--set KEY=[…]` replaces these too."""

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from hostplane.agent.settings.policy import DEFAULT_PATHS
 from hostplane.distros.profile import Profile
 from hostplane.image.disk.filesystems import ext4
 from hostplane.image.recipe import Partition, Recipe
@@ -22,7 +23,7 @@ from hostplane.image.root import agentapp
 from hostplane.image.root.rootpath import within
 from hostplane.image.stage import Inputs, Work
 
-__all__ = ["image_json", "inputs", "install", "remove_identity"]
+__all__ = ["image_json", "inputs", "install", "policy_json", "remove_identity"]
 
 _DATA = Path(__file__).parent.parent / "data" / "host"
 _LIBRARY = "usr/lib/hostplane"
@@ -39,9 +40,10 @@ _ENABLED = {
         *("hostplane-banner.service", "hostplane-grow.service", "hostplane-sshkeys.service"),
         "hostplane-state.service",
     ),
+    "paths.target": ("hostplane-drift.path",),
     "sockets.target": ("hostplane-agent.socket",),
     "sysinit.target": ("hostplane-owners.service", "hostplane-trial.service"),
-    "timers.target": ("hostplane-banner.timer",),
+    "timers.target": ("hostplane-banner.timer", "hostplane-drift.timer"),
 }
 _TMP_MOUNT = """[Unit]
 Description=Temporary files
@@ -70,6 +72,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
         "partitions": [[part.label, part.fs, part.mount, part.style] for part in recipe.disk.partitions],
         "keys": _digest_of(recipe.signing.trusted_keys),
         "tries": recipe.boot.tries,
+        "policy": policy_json(recipe).decode(),
     }
 
 
@@ -95,6 +98,14 @@ def image_json(recipe: Recipe, profile: Profile) -> bytes:
     return json.dumps(said, indent=2).encode() + b"\n"
 
 
+def policy_json(recipe: Recipe) -> bytes:
+    """What settings may touch on a host of this image without a signature."""
+    paths = recipe.settings.allowed_paths
+    allowed = list(DEFAULT_PATHS if paths is None else paths)
+    said = {"schema": "1.0", "settings": {"allowedPaths": allowed, "signedModels": list(recipe.settings.signed_models)}}
+    return json.dumps(said, indent=2).encode() + b"\n"
+
+
 def install(work: Work) -> None:
     """Write everything into `work.root`; safe to repeat. Nothing where the recipe wants no agent.
 
@@ -114,6 +125,7 @@ def install(work: Work) -> None:
     _write(root, f"{_LIBRARY}/image.json", image_json(recipe, profile))
     _write(root, f"{_LIBRARY}/identity", "".join(f"{path}\n" for path in profile.identity).encode())
     _write(root, "etc/hostplane/agent.json", json.dumps({"bootTries": recipe.boot.tries}).encode() + b"\n")
+    _write(root, f"{_LIBRARY}/policy.json", policy_json(recipe))
     _directory(root, "etc/hostplane/checks.d", 0o755)
     _directory(root, f"{_LIBRARY}/keys", 0o755)
     if recipe.signing.trusted_keys:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from hostplane.agent.settings.lint import MODELS
 from hostplane.errors import reason
 from hostplane.image.reading.positions import KeyPath, written
 from hostplane.image.reading.rules.accounts import OWNER
@@ -220,6 +221,19 @@ def _takes(pattern: str, vital: str) -> bool:
     return any(fnmatchcase(each, pattern.rstrip("/") or "/") for each in held) or pattern.startswith(f"{vital}/")
 
 
+def allowed_paths_are_absolute(case: Case) -> Iterator[Fault]:
+    for index, place in enumerate(case.recipe.settings.allowed_paths or ()):
+        yield from in_image(("settings", "allowed_paths", index), place[:-1] if place.endswith("/") else place)
+
+
+def signed_models_are_models(case: Case) -> Iterator[Fault]:
+    for index, model in enumerate(case.recipe.settings.signed_models):
+        if model not in MODELS and model != "*":
+            path = ("settings", "signed_models", index)
+            wanted = f"* or one of {', '.join(sorted(MODELS))}"
+            yield error(path, reason("RecipeValueWrong", key=written(path), value=model, wanted=wanted))
+
+
 def locales_are_names(case: Case) -> Iterator[Fault]:
     for index, locale in enumerate(case.recipe.slim.locales or ()):
         if not _LOCALE.fullmatch(locale):
@@ -252,4 +266,6 @@ RULES: tuple[Rule, ...] = (
     removals_are_absolute,
     removals_leave_what_is_vital,
     locales_are_names,
+    allowed_paths_are_absolute,
+    signed_models_are_models,
 )
