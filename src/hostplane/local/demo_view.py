@@ -133,7 +133,9 @@ def frame(picture: Picture, width: int = 80, height: int = 24, is_ascii: bool = 
 
 
 def _title(picture: Picture, width: int) -> Text:
-    left = Text.assemble("Rollout ", (picture.rollout, "bold"), "  ", (picture.phase or "Starting", "bold cyan"))
+    left = Text("First boot", "bold")
+    if picture.rollout:
+        left = Text.assemble("Rollout ", (picture.rollout, "bold"), "  ", (picture.phase or "Starting", "bold cyan"))
     clock = f"{int(picture.seconds) // 60}:{int(picture.seconds) % 60:02d}"
     return _flush(left, Text(clock, "dim"), width)
 
