@@ -173,6 +173,27 @@ def test_a_mirror_that_lies_is_found_out_and_left(
     assert b"".join(source.blob(bundle.frames)) == bundle.content
 
 
+def test_a_mirror_that_gives_wrong_bytes_is_left_in_the_middle_of_a_blob(
+    site: Site, bundle: Bundle, plain: Registry, serve: Callable[..., Faulty]
+) -> None:
+    liar = serve()
+
+    def before(handler: Handler, number: int) -> bool:
+        send(handler, 200, bytes(len(bundle.content)))
+        return True
+
+    liar.before = before
+    site.configure(registries={plain.host: {"plainHttp": True, "mirrors": [liar.url]}})
+    source = site.open(bundle, f"oci://{plain.host}/{REPO}:v1")
+    pieces = source.ranges(bundle.frames, [(0, len(bundle.content))])
+    wrong = next(pieces)
+    assert wrong == bytes(len(wrong))
+    source.distrust()
+    assert b"".join(pieces) == bundle.content[len(wrong) :]
+    assert b"".join(source.ranges(bundle.frames, [(0, len(wrong))])) == bundle.content[: len(wrong)]
+    assert len(liar.asked) == 1
+
+
 def test_a_registrys_password_is_not_for_its_mirror(
     site: Site, bundle: Bundle, closed: Registry, ca: str, secret: str, serve: Callable[..., Faulty]
 ) -> None:

@@ -69,7 +69,7 @@ class Endpoint(object):
         self._plain_http, self._scope, self._query = plain_http, scope, query
         self._authorization = ""
         self._moved: Dict[str, str] = {}
-        self.is_ranged, self.is_doubted = True, False
+        self.is_ranged, self.is_doubted, self.has_lied = True, False, False
         self.shown = shown(self._base)
 
     def ask(self, path: str, headers: Mapping[str, str]) -> Answer:

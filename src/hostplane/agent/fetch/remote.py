@@ -67,10 +67,17 @@ class Remote(object):
     def __init__(self, endpoints: Sequence[Endpoint], pace: Pace) -> None:
         self._endpoints, self._pace = list(endpoints), pace
         self._last = self._endpoints[0]
+        self._is_told = False
 
     def distrust(self) -> None:
-        """What came last was wrong: ask its place after the others, and for no ranges."""
-        self._last.is_ranged, self._last.is_doubted = False, True
+        """What came last was wrong: ask its place after the others, and for no ranges when it happens again.
+
+        However much of one reading was wrong counts as once.
+        """
+        if not self._is_told:
+            self._is_told = True
+            self._last.is_ranged = self._last.is_ranged and not self._last.has_lied
+            self._last.has_lied = self._last.is_doubted = True
 
     def document(self, path: str, limit: int, headers: Mapping[str, str]) -> bytes:
         """A small document of unknown size; more than `limit` bytes are cut after the first too many.
@@ -102,6 +109,7 @@ class Remote(object):
             Cancelled.
         """
         reading = _Reading(self._endpoints, self._pace, path, size, headers or {})
+        self._is_told = False
         try:
             for start, end in spans:
                 at = start
@@ -145,15 +153,11 @@ class _Reading(object):
         """The next bytes; nothing at the end of a document of unknown size."""
         while True:
             try:
-                if self._body is None or not (self._body.has(at) or (end is None and self._body.is_over(at))):
-                    self.close()
-                    self._body = self._open(at, end)
-                    if expect is not None and self._body.total is not None:
-                        expect(self._body.total)
-                if end is None and self._body.is_over(at):
+                body = self._ready(at, end, expect)
+                if end is None and body.is_over(at):
                     return b""
-                found = self._body.read(at, end)
-                if not found and (end is not None or self._body.total not in (None, at)):
+                found = body.read(at, end)
+                if not found and (end is not None or body.total not in (None, at)):
                     raise DroppedError("the connection was closed early")
                 if found:
                     self._rounds, self._came = 0, self._came + len(found)
@@ -164,6 +168,18 @@ class _Reading(object):
             except HostError as refusal:
                 self.close()
                 self._leave_out(refusal)
+
+    def _ready(self, at: int, end: Optional[int], expect: Optional[Callable[[int], None]]) -> _Body:
+        """An answer that has the bytes from `at` on, or is over there."""
+        body = self._body
+        if body is not None and (body.has(at) or (end is None and body.is_over(at))):
+            if not self.endpoint.has_lied or all(one.has_lied for one in self._left):
+                return body
+        self.close()
+        body = self._body = self._open(at, end)
+        if expect is not None and body.total is not None:
+            expect(body.total)
+        return body
 
     def _next(self, at: int, fault: DroppedError) -> None:
         _log.info("%s broke off: %s", self.endpoint.shown, fault)
@@ -190,6 +206,8 @@ class _Reading(object):
         self._turn %= len(self._left)
 
     def _open(self, at: int, end: Optional[int]) -> _Body:
+        if self.endpoint.has_lied:  # perhaps only just now: rather one that has not
+            self._turn = next((turn for turn, one in enumerate(self._left) if not one.has_lied), self._turn)
         endpoint, headers = self.endpoint, dict(self._headers)
         is_whole = at == 0 and (end is None or end == self._size)
         if endpoint.is_ranged and not is_whole:

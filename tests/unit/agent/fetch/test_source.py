@@ -180,6 +180,17 @@ def test_a_shorter_range_than_asked_for_is_taken_and_the_rest_asked_for(
     assert web.asked[1].range == "bytes=500-1099"
 
 
+def test_wrong_bytes_once_keep_the_ranges_and_twice_do_not(site: Site, bundle: Bundle, web: Faulty) -> None:
+    source = site.open(bundle, web.url)
+    for _ in range(3):
+        pieces = source.ranges(bundle.frames, RANGES)
+        next(pieces)
+        source.distrust()
+        source.distrust()
+        pieces.close()
+    assert [asked.range for asked in web.asked] == ["bytes=0-1099", "bytes=0-1099", None]
+
+
 def cut(bundle: Bundle, after: int, times: int) -> Callable[[Handler, int], bool]:
     """The first answers break off."""
 
