@@ -213,7 +213,15 @@ class Worker(object):
             checks.run(core.trial_left)
         except HostError as fault:
             with core.changed:
-                if core.state.phase == messages.TRIAL:
+                trial = core.state.trial
+                if (
+                    core.state.phase == messages.TRIAL
+                    and trial is not None
+                    and trial.checked
+                    and core.trial_left() <= 0
+                ):
+                    core.give_up(HostError("TrialDeadlinePassed"), messages.CLASS_NO_VERDICT)  # it had no time
+                elif core.state.phase == messages.TRIAL:
                     core.give_up(fault, messages.CLASS_HOST_FAULT)
             return False
         finally:
@@ -262,6 +270,9 @@ class Worker(object):
             journal.record("EtcPrepared", "/etc of slot %s is ready" % operation.target, SLOT=operation.target)
         except HostError as fault:
             refusal = fault
+        except Exception:  # a fault of ours must not leave a drained node waiting
+            _log.exception("the switch could not be prepared")
+            refusal = HostError("AgentFault")
         with core.changed:
             if core.state.phase != messages.REBOOTING or core.state.operation != operation or core.is_closing:
                 return False

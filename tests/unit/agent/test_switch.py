@@ -285,3 +285,29 @@ def test_any_call_can_be_made_from_the_command_line(host: Any, capsys: pytest.Ca
         assert "HP-6362" in capsys.readouterr().err
     assert main(["rollback", *at]) == 1
     assert "HP-6025" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_before_the_reboot_interrupts_the_switch(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def etc_for(*_: object) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    with Agent(host) as agent:
+        agent.staged()
+        monkeypatch.setattr(passage, "etc_for", etc_for)
+        agent.switch()
+        assert agent.in_phase("Staged")["lastError"]["name"] == "AgentFault"
+
+
+def test_a_check_that_the_deadline_cuts_short_is_no_verdict(on_trial: Callable[..., Agent]) -> None:
+    agent = on_trial(recheckSeconds=0.1)
+    agent.until(lambda report: agent.host._core.state.trial.checked)  # type: ignore[union-attr]
+    marker = agent.dir.root / "running"
+    agent.dir.check(f"touch {marker}; exec sleep 1000")
+    with agent.host._core.changed:
+        state = agent.host._core.state
+        assert state.trial is not None
+        soon = agent.host._core.host.boot_seconds() + 1.0
+        agent.host._core.set(state._replace(trial=state.trial._replace(deadline=soon)))
+    assert agent.rebooted() == "A"
+    with Agent(agent.dir) as back:
+        assert back.host.status()["lastError"]["name"] == "TrialDeadlinePassed"

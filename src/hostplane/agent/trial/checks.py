@@ -116,11 +116,18 @@ BUILT_IN = (
 """In the order they are asked. `checks` in agent.json changes a row's seconds; 0 switches it off."""
 
 
+def _asked(check: Check, scene: Scene) -> str:
+    try:
+        return check.probe(scene)
+    except Exception as fault:  # what cannot be found out does not hold, and must not stop the round
+        return "%s: %s" % (type(fault).__name__, fault)
+
+
 def note(scene: Scene, table: Sequence[Check]) -> Dict[str, Any]:
     """What holds now, before the reboot: one look at every row, a few seconds where nothing answers."""
     failing = {}
     for check in table:
-        words = "" if check.when == ALWAYS else check.probe(scene)
+        words = "" if check.when == ALWAYS else _asked(check, scene)
         if words:
             failing[check.name] = words[:200]
     noted: Dict[str, Any] = {"at": int(time.time()), "failing": failing}
@@ -166,7 +173,7 @@ class Checks(object):
         while True:
             if self._cancelled.is_set():
                 raise Cancelled()
-            words = check.probe(self._scene)
+            words = _asked(check, self._scene)
             if not words:
                 return
             if check.when == ADVICE:

@@ -60,7 +60,10 @@ class UserChecks(object):
             HostError: CheckFailed or CheckTimedOut. Cancelled.
         """
         for name in self.names():
-            self._one(name, max(0.1, min(self._host.config.check_seconds, remaining())))
+            try:
+                self._one(name, max(0.1, min(self._host.config.check_seconds, remaining())))
+            except OSError as fault:
+                raise HostError("CheckFailed", check=name, detail=fault.strerror or str(fault)) from fault
 
     def _one(self, name: str, seconds: float) -> None:
         environment = dict(os.environ, HOSTPLANE_ROOT=self._host.root, HOSTPLANE_SLOT=self._slot)
@@ -81,8 +84,6 @@ class UserChecks(object):
                 code = self._process.wait(seconds)
             except subprocess.TimeoutExpired:
                 raise HostError("CheckTimedOut", check=name, seconds=seconds) from None
-            except OSError as fault:
-                raise HostError("CheckFailed", check=name, detail=fault.strerror or str(fault)) from fault
             finally:
                 with self._lock:
                     self._kill()

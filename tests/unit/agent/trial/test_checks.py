@@ -180,3 +180,11 @@ def test_the_page_lists_every_check_with_its_seconds() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|.*\| ([^|]+) \|$", page, re.MULTILINE)
     told = "only told, if it held before"
     assert rows == [(row.name, f"{row.seconds:.0f}", words.get(row.when, told)) for row in BUILT_IN]
+
+
+def test_a_probe_that_fails_itself_does_not_hold(host: Any) -> None:
+    def probe(scene: Scene) -> str:
+        raise ValueError("no number")
+
+    with pytest.raises(HostError, match="ValueError: no number"):
+        run(host, Check("it", 0.0, probe))
