@@ -42,9 +42,10 @@ class VmOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def runs(host: Host, release: Release) -> bool:
-    """Whether the host rests on this release, for good."""
+    """Whether the host is on this release for good; another one may be staged beside it."""
     active = host.status.active
-    return host.status.phase == Phase.IDLE and active.digest == release.digest and active.state == "Confirmed"
+    is_moving = host.status.phase in (Phase.REBOOTING, Phase.TRIAL)
+    return not is_moving and active.digest == release.digest and active.state == "Confirmed"
 
 
 def returned_from(host: Host, release: Release) -> Returned | None:

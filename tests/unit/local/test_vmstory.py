@@ -28,10 +28,12 @@ def host(phase: str = "Idle", state: str = "Confirmed", digest: str = V2.digest,
     return msgspec.convert(body, Host)
 
 
-def test_a_host_runs_a_release_only_when_it_rests_on_it_for_good() -> None:
+def test_a_host_runs_a_release_only_when_it_is_on_it_for_good() -> None:
     assert runs(host(), V2)
+    assert runs(host(phase="Staged"), V2)
     assert not runs(host(), V3)
     assert not runs(host(phase="Trial"), V2)
+    assert not runs(host(phase="Rebooting"), V2)
     assert not runs(host(state="Trial"), V2)
 
 
