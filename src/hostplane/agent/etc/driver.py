@@ -13,7 +13,7 @@ from hostplane.errors import HostError
 from . import build, kinds, owners
 from .attributes import renumbered_tree
 from .compare import compare
-from .node import FILE, Node, Vanished, read_tree
+from .node import FILE, Node, Vanished, read_tree, shown
 from .plan import Conflict, Outcome, Rules, merge_trees
 from .rules import Paths
 from .users import FILES, Moved, UsersMerge, merge_users
@@ -119,7 +119,7 @@ def _steadily(host: HostRoot, target: str, work: Callable[[Images], _Result]) ->
         try:
             return see(host, target, work)
         except Vanished as fault:
-            path = str(fault)
+            path = shown(str(fault))
     raise HostError("EtcChanging", path=path)
 
 

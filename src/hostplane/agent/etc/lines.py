@@ -11,6 +11,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 __all__ = ["Entry", "Merged", "NotMergeable", "Parse", "merge_lines", "split"]
 
 Key = Tuple[str, ...]
+_MOST_WORK = 20000000  # lines to look at: a file that takes more is no settings file
 
 
 class NotMergeable(ValueError):
@@ -66,7 +67,11 @@ def merge_lines(base: bytes, ours: bytes, theirs: bytes, parse: Parse) -> Merged
     was, mine, new = (parse(_text(content)) for content in (base, ours, theirs))
     values_was, values_mine, values_new = _values(was), _values(mine), _values(new)
     expected, conflicts = dict(values_mine), []
-    for place in list(values_new) + [place for place in values_was if place not in values_new]:
+    places = list(values_new) + [place for place in values_was if place not in values_new]
+    changed = sum(1 for place in places if values_was.get(place) != values_new.get(place))
+    if changed * (len(mine) + len(new)) > _MOST_WORK:
+        raise NotMergeable("too much of it has changed")
+    for place in places:
         before, local, image = values_was.get(place), values_mine.get(place), values_new.get(place)
         if local == image or image == before:
             continue

@@ -138,6 +138,15 @@ def test_what_is_not_plainly_of_the_kind_is_refused(kind: str, text: str) -> Non
         merged(kind, text, text + "\nx=1\n" if kind == "pairs" else text, text)
 
 
+@pytest.mark.parametrize("kind", ["pairs", "yaml", "toml"])
+def test_a_file_that_would_take_minutes_is_merged_as_a_whole(kind: str) -> None:
+    def many(value: int) -> str:
+        return "".join(f"key{number}{': ' if kind == 'yaml' else '='}{value}\n" for number in range(40000))
+
+    with pytest.raises(NotMergeable):
+        merged(kind, many(1), many(1) + "# mine\n", many(2))
+
+
 def certificate(name: str) -> str:
     return f"# {name}\n-----BEGIN CERTIFICATE-----\n{name}AAA\nBBBB\n-----END CERTIFICATE-----\n"
 

@@ -14,6 +14,8 @@ __all__ = ["LIMIT", "merge"]
 
 LIMIT = 2 << 20
 """Bytes: a file larger than this is no settings file."""
+_TREE_LIMIT = 256 << 10  # bytes: pure Python reads no more of YAML or TOML in an acceptable time
+_TREES = ("toml", "yaml")
 
 _Merge = Callable[[bytes, bytes, bytes], Merged]
 _MERGES: Dict[str, _Merge] = {
@@ -39,7 +41,7 @@ def merge(kind: str, base: bytes, ours: bytes, theirs: bytes) -> Merged:
         NotMergeable: for a kind that is not merged, and for content that is not of the kind.
     """
     found = _MERGES.get(kind)
-    if found is None:
+    if found is None or (kind in _TREES and max(len(base), len(ours), len(theirs)) > _TREE_LIMIT):
         raise NotMergeable("it is merged as a whole")
     try:
         return found(base, ours, theirs)
