@@ -5,9 +5,10 @@ still needs.
 """
 
 import argparse
+import difflib
 import json
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from hostplane.errors import HostError
 
@@ -22,6 +23,7 @@ def add_parser(commands: Any) -> None:
     etc = commands.add_parser("etc", help="what the host changed below /etc, and what an upgrade would make of it")
     verbs = etc.add_subparsers(dest="verb", metavar="diff|merge")
     diff = verbs.add_parser("diff", help="list what differs from the running image: Added, Deleted, Modified")
+    diff.add_argument("path", metavar="PATH", nargs="?", default="", help="what differs in this file, line by line")
     merge = verbs.add_parser("merge", help="show what the switch to the staged image would do")
     merge.add_argument("--dry-run", action="store_true", help="needed: only the switch itself merges")
     owners = verbs.add_parser("owners")  # the unit hostplane-owners.service, at each boot that needs it
@@ -40,7 +42,9 @@ def run(options: argparse.Namespace) -> int:
         raise HostError("EtcVerbMissing")
     host = HostRoot(options.root)
     active = host.active_slot()
-    if options.verb == "diff":
+    if options.verb == "diff" and options.path:
+        _say(options.json, _lines(options.path, *etc.contents(host, active, options.path)), lambda said: said["lines"])
+    elif options.verb == "diff":
         _say(options.json, {"changes": [list(each) for each in etc.differences(host, active)]}, _diff_text)
     elif options.verb == "merge":
         if not options.dry_run:
@@ -60,6 +64,12 @@ def _wire(report: Any) -> Dict[str, Any]:
         "conflicts": [{"path": path, "kind": kind, "action": action} for path, kind, action in report.conflicts],
         "moved": [moved._asdict() for moved in report.moved],
     }
+
+
+def _lines(path: str, image: Optional[bytes], live: Optional[bytes]) -> Dict[str, Any]:
+    texts = [b"" if side is None else side for side in (image, live)]
+    both = [text.decode("utf-8", "backslashreplace").split("\n") for text in texts]
+    return {"lines": list(difflib.unified_diff(both[0], both[1], "image " + path, "host " + path, lineterm=""))}
 
 
 def _say(as_json: bool, said: Dict[str, Any], text: Any) -> None:

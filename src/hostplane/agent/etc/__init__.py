@@ -8,6 +8,6 @@ slot starts. Refused: to guess. What cannot be merged by its kind stays the host
 says. docs/reference/etc.md has every outcome.
 """
 
-from .driver import KEEP, STOP, EtcReport, differences, prepare, preview
+from .driver import KEEP, STOP, EtcReport, contents, differences, prepare, preview
 
-__all__ = ["KEEP", "STOP", "EtcReport", "differences", "prepare", "preview"]
+__all__ = ["KEEP", "STOP", "EtcReport", "contents", "differences", "prepare", "preview"]

@@ -19,7 +19,7 @@ from .rules import Paths
 from .users import FILES, Moved, UsersMerge, merge_users
 from .views import Images, read_os_id, see
 
-__all__ = ["KEEP", "STOP", "EtcReport", "Merge", "differences", "merge_images", "prepare", "preview"]
+__all__ = ["KEEP", "STOP", "EtcReport", "Merge", "contents", "differences", "merge_images", "prepare", "preview"]
 
 KEEP, STOP = "keep", "stop"
 _Result = TypeVar("_Result")
@@ -105,6 +105,30 @@ def differences(host: HostRoot, active: str) -> List[Tuple[str, str]]:
         return compare(_read(os.path.join(images.running, "etc"), active), _read(live, active))
 
     return _steadily(host, "", work)
+
+
+def contents(host: HostRoot, active: str, path: str) -> Tuple[Optional[bytes], Optional[bytes]]:
+    """The file `path` (below /etc) in the running image and on the host; None where there is no such file.
+
+    Raises:
+        HostError: EtcReadFailed where neither has it, or it is larger than what is merged; EtcImageUnreadable.
+    """
+    live = _live(host, active)
+    relative = os.path.normpath(path[len("/etc/") :] if path.startswith("/etc/") else path)
+
+    def work(images: Images) -> Tuple[Optional[bytes], Optional[bytes]]:
+        found = []
+        for top in (os.path.join(images.running, "etc"), live or ""):
+            node = read_tree(os.path.join(top, relative))
+            found.append(node.read(kinds.LIMIT) if node is not None and node.kind == FILE else None)
+        return found[0], found[1]
+
+    if live is None or relative.startswith(("/", "..")):
+        raise HostError("EtcReadFailed", path=shown(path), detail="it is not below the /etc of a slot")
+    both = _steadily(host, "", work)
+    if both == (None, None):
+        raise HostError("EtcReadFailed", path=shown(path), detail="neither the image nor the host has such a file")
+    return both
 
 
 def _live(host: HostRoot, active: str) -> Optional[str]:
