@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +10,13 @@ import pytest
 from tests.registry.servers import PASSWORD, USER, Authority, Options, Proxy, Registry, push
 from tests.unit.agent.fetch.conftest import no_proxy, serve, site  # noqa: F401
 from tests.unit.agent.fetch.layouts import Bundle, make_bundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tools() -> None:
+    missing = [name for name in ("docker-registry", "skopeo", "openssl") if shutil.which(name) is None]
+    if missing:
+        pytest.fail(f"{', '.join(missing)} missing: run tools/setup-image")
 
 
 @pytest.fixture(scope="session")

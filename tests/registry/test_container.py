@@ -188,7 +188,7 @@ server = "https://localhost:9"
 """
     site.write("/etc/containerd/certs.d/registry.test/hosts.toml", hosts, 0o644)
     auths = f'{{"auths": {{"{registry.host}": {{"auth": "cmVhZGVyOnBzc3N0"}}}}}}'
-    site.write("/root/.docker/config.json", auths)
+    site.write("/var/lib/kubelet/config.json", auths, 0o644)
     digest = "sha256:" + hashlib.sha256(_raw(tmp_path / "image")).hexdigest()
     image = Image(format="osTar", ref="oci://registry.test/os:v1", digest=digest)
     assert fetched(site, image) == TAR

@@ -193,7 +193,9 @@ def _with_api(mirror: str) -> str:
 
 
 def read_secret(path: str, inside: Callable[[str], str], names: List[str], is_needed: bool = True) -> Credentials:
-    """The credentials in the file `path` for the first of `names` that it knows; none where they are not needed.
+    """The credentials in the file `path` for the first of `names` that it knows.
+
+    A file that is not `is_needed` is somebody else's: it may have any mode, and know none of them.
 
     The file holds {"username", "password"} or {"token"}, or is a container client's configuration ("auths").
 
@@ -204,7 +206,7 @@ def read_secret(path: str, inside: Callable[[str], str], names: List[str], is_ne
         descriptor = os.open(inside(path), os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as handle:
             mode = os.fstat(descriptor)
-            if not stat.S_ISREG(mode.st_mode) or mode.st_mode & 0o077:
+            if not stat.S_ISREG(mode.st_mode) or (is_needed and mode.st_mode & 0o077):
                 raise ValueError("it must be a regular file that only its owner may read (chmod 0600)")
             raw = handle.read(_SECRET_LIMIT)
     except OSError as fault:

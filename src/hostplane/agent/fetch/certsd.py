@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CLIENT_CONFIG", "engine_access", "parse_hosts"]
 
-CLIENT_CONFIG = "root/.docker/config.json"
-"""Where root's container client keeps its passwords."""
+CLIENT_CONFIG = "var/lib/kubelet/config.json"
+"""Where a node keeps passwords for whatever it pulls; the agent reads no homes."""
 _DIRECTORIES = ("etc/containerd/certs.d", "etc/docker/certs.d")
 _LIMIT = 256 << 10
 _log = logging.getLogger("hostplane.agent")
