@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hostplane.agent.etc import kinds
+from hostplane.agent.etc import build, kinds
 from hostplane.agent.etc.lines import NotMergeable
-from hostplane.agent.etc.node import DIRECTORY, FILE, LINK, Meta, Node
+from hostplane.agent.etc.node import DIRECTORY, FILE, LINK, Meta, Node, read_tree
 from hostplane.agent.etc.plan import Rules, merge_trees
 from hostplane.agent.etc.rules import RULES, Paths
 from hostplane.agent.etc.users import FILES, merge_users
-from tests.unit.agent.etc.trees import flat
+from tests.unit.agent.etc.trees import dressed, flat
 
 KINDS = sorted({kind for _, kind in RULES})
 NAMES = [
@@ -54,7 +56,7 @@ LINE = st.sampled_from(
     ]
 )
 TEXT = st.lists(LINE, max_size=6).map(lambda lines: "\n".join(lines).encode()) | st.binary(max_size=40)
-METAS = st.builds(Meta, st.sampled_from([0o644, 0o600, 0o4755]), st.integers(0, 2), st.integers(0, 2))
+METAS = st.builds(Meta, st.sampled_from([0o644, 0o600, 0o4755]), st.integers(0, 2), st.integers(0, 2), st.just(()))
 
 
 def nodes() -> st.SearchStrategy[Node]:
@@ -122,6 +124,26 @@ def test_twice_is_as_once_and_nothing_local_is_lost(base: Node, ours: Node, thei
     for path in flat(ours):
         if path not in flat(base) and path not in flat(theirs) and "os-release" not in path:
             assert path in after, f"{path} is the host's alone"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@settings(max_examples=40, deadline=None)
+@given(base=TREES, ours=TREES, theirs=TREES)
+def test_what_is_written_is_what_was_planned_and_nothing_else(base: Node, ours: Node, theirs: Node) -> None:
+    planned = merged(base, ours, theirs)
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # nothing to wait for when it is synced
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        for _ in range(2):
+            build.put(planned, directory, "B", lambda: None)
+        assert os.listdir(directory) == ["B"]
+        written = read_tree(directory + "/B")
+        assert written is not None
+        assert flat(written) == flat(planned)
+        links = {path for path, value in flat(planned).items() if str(value).startswith("-> ")}
+        found, wanted = dressed(written), dressed(planned)
+        assert {path: found[path] for path in found if path not in links} == {
+            path: wanted[path] for path in wanted if path not in links
+        }
 
 
 @settings(max_examples=250, deadline=None)
