@@ -11,10 +11,11 @@ It follows an `Image` by its changes, so a state costs what differs from the one
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from hostplane.errors import HostError
 from tests.vm.powercut.ext4 import Ext4, Ext4Error, Inode
 from tests.vm.powercut.replay import Image
 
-__all__ = ["BLOCK", "Known", "Model", "Tree", "tree_of", "way"]
+__all__ = ["BLOCK", "Known", "Model", "Tree", "boot_state_of", "tree_of", "way"]
 
 BLOCK = 4096
 _MOST_BOOTS = 12
@@ -48,14 +49,15 @@ class _Part:
 
     def __init__(self, disk: Image, offset: int, size: int) -> None:
         self.disk, self.offset, self.size = disk, offset, size
-        self.known: dict[str, bytes] = {}
+        self.known: dict[str, mmap.mmap] = {}
         self.differs: dict[str, set[int]] = {}
 
     def read(self, offset: int, size: int) -> bytes:
         return self.disk.read(self.offset + offset, max(0, min(size, self.size - offset)))
 
     def learn(self, name: str, image: Path) -> None:
-        content = image.read_bytes()
+        with image.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         assert len(content) % BLOCK == 0
         assert len(content) <= self.size
         self.known[name], self.differs[name] = content, set()
@@ -130,6 +132,10 @@ class Model:
             self._verdicts[key] = self._judge(blocks, holds)
         return self._verdicts[key]
 
+    def way(self) -> list[str]:
+        """The slots that come to be booted, first to last, if every boot on trial fails."""
+        return way(*self._env())[0]
+
     def etc(self, slot: str) -> Tree | None:
         """The slot's /etc as the next boot would find it; None when there is none."""
         return self._persist.look()[1].get(slot)
@@ -194,6 +200,13 @@ class Model:
                         self._strays.discard(number)
                     elif not any(begin <= at < stop for begin, stop, _ in self._ours):
                         self._strays.add(number)
+
+
+def boot_state_of(disk: Image) -> Callable[[int, int], bool]:
+    """Whether (offset, size) of the disk lies in BOOTSTATE."""
+    part = next(part for part in gpt.parse(disk.read, disk.size).table.partitions if part.name == "BOOTSTATE")
+    begin, end = part.first * 512, (part.last + 1) * 512
+    return lambda offset, size: begin <= offset and offset + size <= end
 
 
 def way(env1: bytes, env2: bytes) -> tuple[list[str], bool]:

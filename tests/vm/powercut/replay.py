@@ -16,6 +16,7 @@ Drawn ones are a sample; all others are all there are. What is assumed: a flush 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ __all__ = ["SECTOR", "Cut", "Image", "Replay", "Sample"]
 
 SECTOR = 512
 _FEW_SECTORS = 8
+_PIECE = 1 << 16
 
 
 class Cut(NamedTuple):
@@ -70,6 +72,15 @@ class Image:
             self._map[offset : offset + len(data)] = data
             for watcher in self.watchers:
                 watcher(offset, len(data))
+
+    def dump(self, target: Path) -> None:
+        """Write the disk as it is now to `target`, zeros as holes."""
+        with target.open("wb") as file:
+            file.truncate(self.size)
+            for at in range(0, self.size, _PIECE):
+                piece = self._map[at : at + _PIECE]
+                if piece.count(0) != len(piece):
+                    os.pwrite(file.fileno(), piece, at)
 
     def close(self) -> None:
         self._map.close()
