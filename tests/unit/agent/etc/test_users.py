@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hostplane.agent.etc.users import FILES, Moved, UsersMerge, merge_users
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nchrony:x:105:105::/var/lib/chrony:/bin/false\n"
@@ -131,3 +134,27 @@ def test_ranges_that_overlap_stay_out() -> None:
 def test_lines_of_no_known_form_stay_and_rubbish_hurts_nobody() -> None:
     files, _ = merged(passwd=(PASSWD, PASSWD + "+nis::::::\n\xff\x00:::\n", PASSWD + "new:x:106:27:::\n"))
     assert files["passwd"].endswith("new:x:106:27:::\n+nis::::::\n\xff\x00:::\n")
+
+
+ROWS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 8), max_size=6).filter(
+    lambda numbers: len(set(numbers.values())) == len(numbers)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(base=ROWS, ours=ROWS, theirs=ROWS)
+def test_nobody_gets_somebody_elses_number(base: dict[str, int], ours: dict[str, int], theirs: dict[str, int]) -> None:
+    def passwd(numbers: dict[str, int]) -> str:
+        return "".join(f"{name}:x:{number}:0:::\n" for name, number in numbers.items())
+
+    files, done = merged(passwd=(passwd(base), passwd(ours), passwd(theirs)), group=("", "", ""), shadow=("", "", ""))
+    after = {line.split(":")[0]: int(line.split(":")[2]) for line in files["passwd"].splitlines()}
+    assert len(set(after.values())) == len(after)
+    assert {moved.name: moved.new for moved in done.moved} == {
+        name: after[name] for name in ours if name in after and after[name] != ours[name]
+    }
+    for name, number in theirs.items():
+        if name in after and after[name] != number:
+            assert ours.get(name) == after[name] != base.get(name), "only the administrator's own choice"
+    assert set(after) >= set(ours) - set(base), "the host's own stay"
+    assert set(after) >= set(theirs) - set(base), "the image's new ones come in"
