@@ -30,6 +30,7 @@ __all__ = [
 
 _SECRET_LIMIT = 64 << 10
 _HOST = re.compile(r"\A(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?\Z")
+_WITH_PORT = re.compile(r"\A(\[[^]]*\]|[^:]*):([0-9]{1,5})\Z")
 
 
 class Access(NamedTuple):
@@ -97,11 +98,11 @@ def _is_meant(rule: str, host: str, port: int) -> bool:
             return address is not None and address in ipaddress.ip_network(rule, strict=False)
         except (ValueError, TypeError):
             return False
-    name, colon, digits = rule.rpartition(":")
-    if colon and digits.isdigit() and ":" not in name.strip("[]"):
-        if int(digits) != port:
+    match = _WITH_PORT.match(rule)
+    if match is not None:
+        if int(match.group(2)) != port:
             return False
-        rule = name
+        rule = match.group(1)
     rule = rule[1:] if rule.startswith("*.") else rule
     if rule.startswith("."):
         return host.endswith(rule)

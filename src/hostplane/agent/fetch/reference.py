@@ -69,6 +69,8 @@ def parse_reference(ref: str) -> Reference:
         is_whole = False
     if not is_whole or parts.query or parts.fragment or any(letter <= " " for letter in ref):
         raise _refused(ref, "an address of a directory was expected, without ? and #")
+    if "@" in parts.netloc:
+        raise _refused(ref, "a name and password go into agent.json, not into an address that all may read")
     return Reference("web", ref if ref.endswith("/") else ref + "/")
 
 
