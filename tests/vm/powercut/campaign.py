@@ -52,6 +52,8 @@ class Counts(NamedTuple):
     wrong: tuple[tuple[Cut, tuple[str, ...]], ...]
     """The first ones with a problem."""
     wrongs: int
+    total: int
+    """States there are, judged or not."""
 
 
 @contextmanager
@@ -105,10 +107,11 @@ def judge(
     kinds: Counter[str] = Counter()
     first: Counter[str] = Counter()
     wrong: list[tuple[Cut, tuple[str, ...]]] = []
-    wrongs = number = 0
+    wrongs = number = total = 0
     with _followed(recording, scratch, sample) as (model, replay):
         model.wanted = dict(wanted.trees)
         for cut in replay.states():
+            total += 1
             if not only(cut):
                 continue
             number += 1
@@ -121,7 +124,17 @@ def judge(
                 wrongs += 1
                 if len(wrong) < _SHOWN:
                     wrong.append((cut, tuple(problems)))
-        return Counts(replay.flushes, replay.writes, kinds, model.distinct, model.repaired, first, tuple(wrong), wrongs)
+        return Counts(
+            flushes=replay.flushes,
+            writes=replay.writes,
+            states=kinds,
+            distinct=model.distinct,
+            repaired=model.repaired,
+            first=first,
+            wrong=tuple(wrong),
+            wrongs=wrongs,
+            total=total,
+        )
 
 
 def rebuilt(

@@ -63,6 +63,11 @@ def _unit(name: str, text: str, wanted_by: str) -> Fault:
     return Fault(root=root, files={"unit": text})
 
 
+def _agent(script: str) -> Fault:
+    root = ("cd /usr/bin", "rm hostplane-agent", "write FILE:agent hostplane-agent", "sif hostplane-agent mode 0100755")
+    return Fault(root=root, files={"agent": f"#!/bin/sh\n{script}\n"})
+
+
 _HANGING = """[Unit]
 DefaultDependencies=no
 Before=sysinit.target
@@ -87,15 +92,9 @@ FAULTS: Mapping[str, Fault] = {
     "failed-unit": _unit("required.service", _FAILING, "multi-user.target.wants"),
     "kubelet": _unit("kubelet.service", _SICK_KUBELET, "multi-user.target.wants"),
     "no-network": Fault(arguments="modprobe.blacklist=virtio_net"),
-    "agent": Fault(
-        root=(
-            "cd /usr/bin",
-            "rm hostplane-agent",
-            "write FILE:agent hostplane-agent",
-            "sif hostplane-agent mode 0100755",
-        ),
-        files={"agent": "#!/bin/sh\nkill -SEGV $$\n"},
-    ),
+    "init-crash": _unit("crash.service", "[Service]\nExecStart=/bin/kill -SEGV 1\n", "sysinit.target.wants"),
+    "agent": _agent('[ "$1" != serve ] || kill -SEGV $$\nexec python3 /usr/lib/hostplane/agent.pyz "$@"'),
+    "all-of-the-agent": _agent("kill -SEGV $$"),
 }
 
 
