@@ -3,7 +3,7 @@
 The tar is known by its digest only, and that is known when its last byte came. So no name may lead anywhere else: every
 step of every path is opened from the directory before it and never through a link. Owners (as numbers), modes, times,
 hard links, labels, capabilities, access lists and other extended attributes arrive as they are, or all is refused.
-Device files are for the running kernel to make: below /dev they are left out, anywhere else refused.
+Device files are left out: the kernel makes them when the host boots.
 
 What was unpacked is remembered in 24 bytes a file; `verify` walks the tree again, read from the medium, and finds any
 difference.
@@ -28,7 +28,7 @@ _PIECE = 256 << 10
 _HASH = 12
 _IGNORED = ("security.selinux", "security.ima", "security.evm")
 """What the kernel gives files by itself; set where the tar has it, never compared."""
-_SKIPPED = ("trusted.overlay.", "user.overlay.")
+_SKIPPED = ("trusted.overlay.", "user.overlay.", "trusted.SGI_ACL_")  # the last: how xfs shows access lists again
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST = 4 << 20
 
@@ -102,7 +102,11 @@ def _read_back(path: bytes, links: Dict[int, bytes]) -> bytes:
 
 
 def _compared(path: bytes) -> List[str]:
-    return [name for name in os.listxattr(path, follow_symlinks=False) if name not in _IGNORED]
+    return [
+        name
+        for name in os.listxattr(path, follow_symlinks=False)
+        if name not in _IGNORED and not name.startswith(_SKIPPED)
+    ]
 
 
 def _key(name: bytes) -> bytes:
@@ -137,7 +141,7 @@ class _Unpacker(object):
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self._open: Tuple[Tuple[str, ...], int] = ((), os.dup(self._root))
         self._times: List[Tuple[Tuple[str, ...], float]] = []
-        self._lists: List[Tuple[Tuple[str, ...], str, str]] = []
+        self._lists: List[Tuple[Tuple[str, ...], str, bytes, str]] = []
         self._done = Unpacked()
         self._at = "/"
 
@@ -187,8 +191,6 @@ class _Unpacker(object):
     def _member(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         parts = _parts(member.name)
         if member.isdev() and not member.isfifo():
-            if parts[:1] != ("dev",):
-                raise ValueError("it is a device")
             return
         if not parts:
             if not member.isdir():
@@ -265,19 +267,20 @@ class _Unpacker(object):
         source = archive.extractfile(member)
         if source is None:
             raise ValueError("it has no content")
-        digest, left = hashlib.sha256(), member.size
+        digest, at = hashlib.sha256(), 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         target = os.open(name, flags, 0o600, dir_fd=parent)
         try:
             for piece in iter(lambda: source.read(_PIECE), b""):
                 digest.update(piece)
-                left -= len(piece)
-                view = memoryview(piece)
+                view = memoryview(b"" if piece == bytes(len(piece)) else piece)  # zeros are left to be a hole
                 while view:
-                    view = view[os.write(target, view) :]
+                    view = view[os.pwrite(target, view, at + len(piece) - len(view)) :]
+                at += len(piece)
+            os.ftruncate(target, at)
         finally:
             os.close(target)
-        if left:
+        if at != member.size:
             raise ValueError("it ends too early")
         self._done.bytes += member.size
         return digest.digest()
@@ -305,11 +308,12 @@ class _Unpacker(object):
         if not member.issym():
             os.chmod(way, mode)
         attributes = dict(_attributes(member))
+        for key, attribute in NAMES.items():  # some archivers write an access list as it is and in words as well
+            value, text = attributes.pop(attribute, b""), member.pax_headers.get(key, "")
+            if value or text:
+                self._lists.append((parts, attribute, value, text))
         for key, value in attributes.items():
             os.setxattr(way, key, value, follow_symlinks=False)
-        for key, attribute in NAMES.items():
-            if member.pax_headers.get(key):
-                self._lists.append((parts, attribute, member.pax_headers[key]))
         if member.isdir():
             self._times.append((parts, member.mtime))
         else:
@@ -321,10 +325,10 @@ class _Unpacker(object):
         self._done.seen[_path_key(parts)] = _hash(kind | mode, member.uid, member.gid, content, compared)
 
     def _late(self) -> None:
-        """Access lists, whose names the root's own files explain, and the times of directories, which are full now."""
-        for parts, attribute, text in self._lists:
+        """Access lists, which new files inherit and whose names the root's own files explain; times of directories."""
+        for parts, attribute, value, text in self._lists:
             self._at = "/".join(parts)
-            value = binary_acl(text, self._number)
+            value = value or binary_acl(text, self._number)
             way = "/proc/self/fd/%d/%s" % (self._directory(parts[:-1]), parts[-1] if parts else ".")
             os.setxattr(way, attribute, value, follow_symlinks=False)
         for parts, seconds in self._times:

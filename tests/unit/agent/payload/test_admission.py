@@ -114,15 +114,15 @@ def test_a_clock_before_the_images_making_does_not_revive_an_expired_signature(
 
 
 def test_a_manifest_or_metadata_other_than_the_signed_one_is_refused(tmp_path: Path) -> None:
-    root = host(tmp_path)
-    for spoil in (
-        lambda b: setattr(b, "manifest_raw", b.manifest_raw + b" "),
-        lambda b: setattr(b, "metadata_raw", b.metadata_raw + b" "),
-        lambda b: setattr(b, "metadata_raw", b.metadata_raw[:-1]),
-        lambda b: setattr(b, "metadata_raw", b.metadata_raw.replace(b"2.0", b"9.0")),
+    root, right = host(tmp_path), made("ops")
+    for name, content in (
+        ("manifest_raw", right.manifest_raw + b" "),
+        ("metadata_raw", right.metadata_raw + b" "),
+        ("metadata_raw", right.metadata_raw[:-1]),
+        ("metadata_raw", right.metadata_raw.replace(b"2.0", b"9.0")),
     ):
         bundle = made("ops")
-        spoil(bundle)
+        setattr(bundle, name, content)
         assert refusal(root, bundle) == "BundleDigestMismatch"
 
 

@@ -223,14 +223,14 @@ def test_no_tar_comes_beside_a_sealed_root_or_erofs(disk: Disk, words: str) -> N
 
 
 def test_a_missing_tool_or_source_costs_the_slot_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream() -> Iterator[bytes]:
-        raise HostError("FormatUnsupported", format="unreachable")
-        yield b""
+    class Unreachable(Iterator[bytes]):
+        def __next__(self) -> bytes:
+            raise HostError("FormatUnsupported", format="unreachable")
 
     disk.install(os_tar())
     begun: list[int] = []
     with pytest.raises(HostError):
-        tarroot.install(disk.host, disk.partitions, "B", stream(), Image(), lambda: begun.append(1))
+        tarroot.install(disk.host, disk.partitions, "B", Unreachable(), Image(), lambda: begun.append(1))
     monkeypatch.setattr(tarroot, "_TOOLS", (str(disk.directory),))
     assert disk.refusal(os_tar()) == "MkfsMissing"
     assert not begun
