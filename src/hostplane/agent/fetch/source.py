@@ -10,7 +10,8 @@ import logging
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from collections import deque
+from typing import TYPE_CHECKING, Deque, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from hostplane.agent.bundle.limits import MAX_JSON, MAX_MANIFEST
 from hostplane.agent.bundle.manifest import (
@@ -53,23 +54,22 @@ class Span(NamedTuple):
     end: int
 
 
-def coalesced(ranges: Ranges, size: int, gap: int = _GAP) -> List[Span]:
+def coalesced(ranges: Ranges, size: int, gap: int = _GAP) -> Iterator[Span]:
     """The spans that cover `ranges` of (offset, length), those nearer than `gap` to each other in one.
 
     Raises:
         ValueError: they are not ascending, disjoint and inside of `size` bytes.
     """
-    spans: List[Span] = []
-    last = 0
+    start = end = -1
     for offset, length in ranges:
-        if offset < last or length < 1 or offset + length > size:
+        if offset < end or length < 1 or offset + length > size:
             raise ValueError("ranges must be ascending, disjoint and inside of %d bytes" % size)
-        last = offset + length
-        if spans and offset - spans[-1].end <= gap:
-            spans[-1] = Span(spans[-1].start, last)
-        else:
-            spans.append(Span(offset, last))
-    return spans
+        if end >= 0 and offset - end > gap:
+            yield Span(start, end)
+            start = -1
+        start, end = offset if start < 0 else start, offset + length
+    if end >= 0:
+        yield Span(start, end)
 
 
 class BundleSource(object):
@@ -124,13 +124,19 @@ class BundleSource(object):
         Raises:
             HostError: why they could not be read. ValueError for ranges that are none. Cancelled.
         """
-        spans = coalesced(ranges, descriptor.size)
-        turn, at, wanted = -1, 0, 0
-        for piece in self._spans(descriptor.digest, descriptor.size, spans):
-            if turn < 0 or at == spans[turn].end:
-                turn += 1
-                at = spans[turn].start
-            begin, at = at, at + len(piece)
+        asked: Deque[Span] = deque()  # there may be a quarter of a million
+
+        def spans() -> Iterator[Span]:
+            for span in coalesced(ranges, descriptor.size):
+                asked.append(span)
+                yield span
+
+        at = wanted = 0
+        for piece in self._spans(descriptor.digest, descriptor.size, spans()):
+            if at >= asked[0].end:
+                asked.popleft()
+            begin = max(at, asked[0].start)
+            at = begin + len(piece)
             while wanted < len(ranges) and ranges[wanted][0] < at:
                 start, end = ranges[wanted][0], sum(ranges[wanted])
                 yield piece[max(0, start - begin) : end - begin]
@@ -146,7 +152,7 @@ class BundleSource(object):
 
     # --- what each kind of place does in its own way
 
-    def _spans(self, digest: str, size: int, spans: Sequence[Span]) -> Iterator[bytes]:
+    def _spans(self, digest: str, size: int, spans: Iterable[Span]) -> Iterator[bytes]:
         """The bytes of `spans` of a blob; no piece goes over the end of a span."""
         raise NotImplementedError
 
@@ -206,7 +212,7 @@ class _FileSource(BundleSource):
         super().__init__(digest, pace)
         self._host, self._directory = host, directory
 
-    def _spans(self, digest: str, size: int, spans: Sequence[Span]) -> Iterator[bytes]:
+    def _spans(self, digest: str, size: int, spans: Iterable[Span]) -> Iterator[bytes]:
         with self._open("blobs/sha256/" + digest.partition(":")[2]) as handle:
             held = os.fstat(handle.fileno()).st_size
             if held != size:
@@ -264,7 +270,7 @@ class _RemoteSource(BundleSource):
     def close(self) -> None:
         self._transport.close()
 
-    def _spans(self, digest: str, size: int, spans: Sequence[Span]) -> Iterator[bytes]:
+    def _spans(self, digest: str, size: int, spans: Iterable[Span]) -> Iterator[bytes]:
         return self._remote.spans(self._BLOBS % _named(self._BLOBS, digest), size, spans)
 
     def _document(self, digest: str) -> bytes:

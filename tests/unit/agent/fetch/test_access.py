@@ -193,7 +193,7 @@ def test_spans_cover_the_ranges_and_are_further_apart_than_the_gap(steps: list[t
     for space, length in steps:
         ranges.append((at + space, length))
         at += space + length
-    spans = coalesced(ranges, at, gap)
+    spans = list(coalesced(ranges, at, gap))
     assert all(any(span.start <= start and start + size <= span.end for span in spans) for start, size in ranges)
     assert all(after.start - before.end > gap for before, after in itertools.pairwise(spans))
     assert sum(span.end - span.start for span in spans) <= sum(size for _, size in ranges) + gap * len(ranges)

@@ -61,7 +61,7 @@ def test_near_ranges_are_asked_for_together_on_one_connection(site: Site, bundle
 @pytest.mark.parametrize("ranges", [[(10, 5), (0, 5)], [(0, 10), (9, 5)], [(0, 0)], [(90, 20)]])
 def test_ranges_out_of_order_are_a_mistake_of_the_caller(ranges: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError):
-        coalesced(ranges, 100)
+        list(coalesced(ranges, 100))
 
 
 def test_a_changed_blob_is_found_at_its_end(site: Site, bundle: Bundle, ref: str) -> None:
