@@ -86,8 +86,10 @@ class Guests:
         self._machines[name] = machine.start()
 
     def check(self) -> None:
-        """Raises:
-        LocalError: GuestEnded, when a machine that was started runs no more.
+        """See that what was started still runs.
+
+        Raises:
+            LocalError: GuestEnded.
         """
         for name, machine in self._machines.items():
             if machine.exit_code is not None:
