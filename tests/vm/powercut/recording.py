@@ -1,11 +1,11 @@
-"""Records what a machine writes: what `Machine(opened=...)` takes for a disk whose writes go to a log as well."""
+"""Layers between a machine and its disk, for `Machine(opened=...)`: a log of all writes, sectors that fail or lie."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["recorded", "unreadable"]
+__all__ = ["recorded", "unreadable", "worn"]
 
 
 def _quoted(path: Path) -> str:
@@ -43,5 +43,23 @@ def unreadable(config: Path, first: int, sectors: int) -> Callable[[Path], str]:
             f"driver=blkdebug,config={_quoted(config)}"
             f",image.driver=raw,image.file.driver=file,image.file.filename={_quoted(disk)}"
         )
+
+    return opened
+
+
+def worn(description: Path, at: int, twin: int, size: int = 4096) -> Callable[[Path], str]:
+    """Opens a raw disk on which the `size` bytes at `at` are the same cells as those at `twin`: one write changes both.
+
+    Args:
+        description: where QEMU is told so (a VMDK of several extents); written here.
+    """
+
+    def opened(disk: Path) -> str:
+        total = disk.stat().st_size
+        extents = ((0, at, 0), (at, size, twin), (at + size, total - at - size, at + size))
+        lines = "".join(f'RW {length // 512} FLAT "{disk}" {start // 512}\n' for _, length, start in extents)
+        head = '# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="twoGbMaxExtentFlat"\n\n'
+        description.write_text(f'{head}{lines}\nddb.adapterType = "ide"\n')
+        return f"driver=vmdk,file.driver=file,file.filename={_quoted(description)}"
 
     return opened

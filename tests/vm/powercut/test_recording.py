@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hostplane.local.qemu import Machine
-from tests.vm.powercut.recording import recorded, unreadable
+from tests.vm.powercut.recording import recorded, unreadable, worn
 from tests.vm.powercut.replay import Image, Replay
 from tests.vm.powercut.writelog import Flag, WriteLog
 
@@ -74,3 +74,15 @@ def test_a_disk_has_sectors_that_cannot_be_read(tmp_path: Path, sectors: int) ->
     assert said.count("read 32768/32768") == 1, said
     assert "read failed: Input/output error" in said
     assert "wrote 4096/4096" in said
+
+
+def test_a_worn_disk_gives_back_what_was_written_elsewhere(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    said = _qemu_io(
+        worn(tmp_path / "described", 8192, 65536)(disk),
+        *("write -P 0x61 0 1M", "read -P 0x61 0 1M", "write -P 0x62 8k 4k", "read -P 0x62 64k 4k"),
+        *("write -P 0x63 64k 4k", "read -P 0x63 8k 4k", "read -P 0x61 12k 52k"),
+    )
+    assert "rror" not in said, said
+    assert "verification failed" not in said, said
