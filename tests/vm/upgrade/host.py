@@ -41,6 +41,10 @@ class UpgradeHost(Guest):
         answer: dict[str, Any] = json.loads(said[said.index("{") :])
         return answer
 
+    def asked(self, method: str, **params: object) -> str:
+        """What the agent says, whatever it is."""
+        return self.run(f"hostplane-agent call {method} '{json.dumps(params)}' --host-uid {_UID} || true")
+
     def refused(self, method: str, **params: object) -> str:
         """What the agent says when it refuses."""
         return self.run(f"hostplane-agent call {method} '{json.dumps(params)}' --host-uid {_UID}", fails=True)
@@ -81,11 +85,11 @@ class UpgradeHost(Guest):
         """The report after the cluster's word, which is given as soon as the checks allow it."""
         deadline = time.monotonic() + STEP_SECONDS
         while True:
-            said = self.run(f"hostplane-agent call confirm '{json.dumps({'seq': seq})}' --host-uid {_UID} || true")
-            if "ChecksRunning" not in said and "HP-6042" not in said and "{" in said:
+            said = self.asked("confirm", seq=seq)
+            if "HP-6027" not in said:  # ChecksRunning
+                assert "{" in said, said
                 answer: dict[str, Any] = json.loads(said[said.index("{") :])
                 return answer
-            assert "check" in said.lower(), said
             assert time.monotonic() < deadline, said
             self.run("sleep 2")
 
