@@ -37,6 +37,10 @@ def test_a_host_with_nothing_wrong_is_healthy() -> None:
         (FINE._replace(report={"phase": "Staging"}), "healthy"),
         (FINE._replace(report={"phase": "Idle", "settings": {"error": "bad\nkey"}}), "settings: bad key"),
         (FINE._replace(failed_units=["a"], fault="HP-1: b"), "failed: a; agent: HP-1: b"),
+        (
+            FINE._replace(report={"phase": "Idle", "lastError": {"code": "HP-6040", "at": "2026-11-23T22:00:00Z"}}),
+            "healthy (last failure: HP-6040 on 2026-11-23)",
+        ),
     ],
 )
 def test_the_line_says_what_is_wrong(facts: Facts, words: str) -> None:
@@ -118,6 +122,14 @@ def test_status_for_a_person_names_slots_and_errors(host: Any, capsys: pytest.Ca
     assert capsys.readouterr().out.startswith('{\n  "schema"')
     fault = {"code": "HP-6043", "message": "It fell back."}
     busy = dict(report, lastError=fault, never=True, trialSecondsLeft=7, settings={"version": "s1", "error": ""})
-    text = status_text(dict(busy, progress={"bytes": 3 << 20, "total": 9 << 20}))
-    for words in ("HP-6043: It fell back.", "7 s left", "settings s1", "3 of 9 MiB", "never"):
+    etc = {"merged": 3, "kept": 2, "conflicts": [{}]}
+    text = status_text(dict(busy, progress={"bytes": 3 << 20, "total": 9 << 20}, etc=etc))
+    for words in (
+        "3 merged, 2 kept, 1 conflicts",
+        "HP-6043: It fell back.",
+        "7 s left",
+        "settings s1",
+        "3 of 9 MiB",
+        "never",
+    ):
         assert words in text
