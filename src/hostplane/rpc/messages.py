@@ -55,7 +55,6 @@ SLOT_CONFIRMED, SLOT_BAD = "Confirmed", "Bad"
 SLOT_STATES = (SLOT_EMPTY, SLOT_WRITING, SLOT_STAGED, SLOT_TRIAL, SLOT_CONFIRMED, SLOT_BAD)
 
 UPGRADE, ROLLBACK = "upgrade", "rollback"
-FORMATS = ("rootTar", "osTar")  # a bundle comes with the image builder
 CLASS_HOST_FAULT, CLASS_NO_VERDICT = "HostFault", "NoVerdict"
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
