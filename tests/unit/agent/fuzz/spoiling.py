@@ -24,8 +24,8 @@ LONG = int(os.environ.get("HOSTPLANE_FUZZ_EXAMPLES", "20000"))
 Test = Callable[..., None]
 
 
-def campaign(*strategies: st.SearchStrategy[Any]) -> Callable[[Test], Test]:
-    """The test as two: a quick one, and a long-marked one."""
+def campaign(*strategies: st.SearchStrategy[Any], cost: int = 1) -> Callable[[Test], Test]:
+    """The test as two: a quick one, and a long-marked one; an example that costs more is tried less often."""
 
     def wrap(test: Test) -> Test:
         def run(examples: int) -> None:
@@ -35,7 +35,7 @@ def campaign(*strategies: st.SearchStrategy[Any]) -> Callable[[Test], Test]:
             seed(SEED)(options(given(*strategies)(test)))()
 
         @pytest.mark.parametrize(
-            "examples", [QUICK, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
+            "examples", [QUICK // cost, pytest.param(LONG // cost, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
         )
         def both(examples: int) -> None:
             run(examples)
