@@ -79,7 +79,7 @@ PARSERS: list[Callable[[bytes], Any]] = [
 
 
 @campaign(spoiled_json(*DOCUMENTS.values()))
-def test_every_document_is_read_or_refusal(raw: bytes) -> None:
+def test_every_document_is_read_or_refused(raw: bytes) -> None:
     for parse in PARSERS:
         refusal(lambda parse=parse: parse(raw))  # type: ignore[misc]
 
@@ -110,7 +110,7 @@ def read_all(raw: bytes) -> None:
 
 
 @campaign(spoiled_bytes(INDEX))
-def test_a_spoiled_block_index_stays_inside_of_its_image_or_is_refusal(raw: bytes) -> None:
+def test_a_spoiled_block_index_stays_inside_of_its_image_or_is_refused(raw: bytes) -> None:
     refusal(lambda: read_all(raw))
 
 
@@ -160,7 +160,7 @@ def made_up_index(draw: st.DrawFn) -> bytes:
 
 
 @campaign(made_up_index())
-def test_a_made_up_block_index_stays_inside_of_its_image_or_is_refusal(raw: bytes) -> None:
+def test_a_made_up_block_index_stays_inside_of_its_image_or_is_refused(raw: bytes) -> None:
     refusal(lambda: read_all(raw))
 
 
@@ -173,7 +173,7 @@ def _stored(one: Frame) -> bytes:
     st.sampled_from([BLOCK, 16 * BLOCK, MAX_FRAME_RAW]),
     st.integers(0, 3),
 )
-def test_a_spoiled_frame_gives_its_content_or_is_refusal(spoiled: tuple[Frame, bytes], size: int, codec: int) -> None:
+def test_a_spoiled_frame_gives_its_content_or_is_refused(spoiled: tuple[Frame, bytes], size: int, codec: int) -> None:
     """Its hash is made to fit, as whoever signs the index could do; the decoder must keep to the size all the same."""
     one, stored = spoiled
     lied = one._replace(
