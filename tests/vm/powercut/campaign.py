@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from tests.vm.powercut.bootmodel import Known, Model, Tree, boot_state_of
 from tests.vm.powercut.replay import Cut, Image, Replay, Sample
 from tests.vm.powercut.writelog import WriteLog
 
-__all__ = ["Counts", "Recording", "Wanted", "judge", "rebuilt", "steady"]
+__all__ = ["Counts", "Recording", "Wanted", "judge", "judge_all", "rebuilt", "steady", "table"]
 
 _SHOWN = 20
 
@@ -44,9 +46,9 @@ class Counts(NamedTuple):
     states: Mapping[str, int]
     """By kind (`replay`)."""
     distinct: int
-    """States that differ in what decides: boot state, slots, PERSIST."""
+    """States that differ in what decides: boot state, slots, PERSIST; every process that judges counts its own."""
     repaired: int
-    """Different PERSIST that went through e2fsck."""
+    """Different PERSIST that went through e2fsck, counted alike."""
     first: Mapping[str, int]
     """How many states lead to which slot first."""
     wrong: tuple[tuple[Cut, tuple[str, ...]], ...]
@@ -127,14 +129,54 @@ def judge(
         return Counts(
             flushes=replay.flushes,
             writes=replay.writes,
-            states=kinds,
+            states=dict(kinds),
             distinct=model.distinct,
             repaired=model.repaired,
-            first=first,
+            first=dict(first),
             wrong=tuple(wrong),
             wrongs=wrongs,
             total=total,
         )
+
+
+def judge_all(recording: Recording, wanted: Wanted, scratch: Path, sample: Sample, processes: int) -> Counts:
+    """`judge` every state, by several processes."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        shares = [
+            pool.submit(judge, recording, wanted, scratch / str(number), sample, share=(number, processes))
+            for number in range(processes)
+        ]
+        parts = [share.result() for share in shares]
+    return parts[0]._replace(
+        states=dict(sum((Counter(part.states) for part in parts), Counter())),
+        first=dict(sum((Counter(part.first) for part in parts), Counter())),
+        distinct=sum(part.distinct for part in parts),
+        repaired=sum(part.repaired for part in parts),
+        wrong=tuple(wrong for part in parts for wrong in part.wrong),
+        wrongs=sum(part.wrongs for part in parts),
+    )
+
+
+def table(counts: Counts, wanted: Wanted, sample: Sample) -> str:
+    """What docs/reference/power-cuts.md says of a campaign."""
+    kinds = " + ".join(f"{count} {kind}" for kind, count in sorted(counts.states.items()))
+    rows = (
+        ("writes, flushes recorded", f"{counts.writes}, {counts.flushes}"),
+        ("states judged", f"{sum(counts.states.values())}: {kinds}"),
+        (
+            "of them, that lead to slot A first, to slot B first",
+            f"{counts.first.get('A', 0)}, {counts.first.get('B', 0)}",
+        ),
+        ("different in what decides; PERSIST repaired and read", f"{counts.distinct}; {counts.repaired}"),
+        (
+            "files and directories of /etc held against each",
+            ", ".join(f"{k} {len(v)}" for k, v in wanted.trees.items()),
+        ),
+        ("left out there, since the host rewrites them", ", ".join(wanted.rewritten) or "none"),
+        ("seed", str(sample.seed)),
+        ("**states that lead to no whole slot**", f"**{counts.wrongs}**"),
+    )
+    return "\n".join(("| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)))
 
 
 def rebuilt(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hostplane.agent.bootstate import BootState, render
-from tests.vm.powercut.campaign import Recording, judge, rebuilt, steady
+from tests.vm.powercut.campaign import Recording, judge, judge_all, rebuilt, steady, table
 from tests.vm.powercut.replay import Cut, Sample
 from tests.vm.powercut.small_disk import SmallDisk
 from tests.vm.powercut.writelog import Flag
@@ -86,8 +86,11 @@ def test_the_right_order_survives_every_cut(story: _Story, tmp_path: Path) -> No
     assert set(counts.first) == {"A", "B"}
     assert counts.states["none"] == 9
     assert counts.states["torn"] > 6 * 254, "every part of a block of the boot state"
-    halves = [judge(recording, wanted, tmp_path / "share", Sample(1, 4, 4, 8), share=(at, 2)) for at in (0, 1)]
-    assert sum(half.states["torn"] for half in halves) == counts.states["torn"]
+    shared = judge_all(recording, wanted, tmp_path / "share", Sample(1, 4, 4, 8), 2)
+    assert shared._replace(distinct=0, repaired=0) == counts._replace(distinct=0, repaired=0)
+    said = table(shared, wanted, Sample(1))
+    assert f"| {sum(counts.states.values())}: " in said
+    assert "**0**" in said
 
 
 @pytest.mark.parametrize(
