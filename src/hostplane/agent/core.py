@@ -62,15 +62,13 @@ class Core(object):
         state, wish = machine.booted(heard, boot, self.active, self.boot_id, utc_now(), seconds)
         if wish is not None:
             self.write_boot(wish)  # on trial: the tries go first, whatever else happens
-        if self.state.phase == messages.TRIAL and state.phase == messages.IDLE:
-            self._settle()  # the commit was cut after its boot state
         with self.changed:
             self.set(state)
         if state.phase != messages.TRIAL:
             self._words.forget()
         if state.phase not in (messages.REBOOTING, messages.TRIAL) and not self.host.is_vetoed:
             self.write_boot(machine.settled_boot(self.boot.read(), self.active))
-            self._settle()  # again, in case it could not be put on record then, and for a disk's first image
+            self._settle()  # again: a commit may have been cut before it; and for a disk's first image
 
     def _load(self) -> State:
         try:
