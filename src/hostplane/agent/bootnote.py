@@ -16,13 +16,11 @@ from hostplane.errors import HostError
 
 from . import firmware
 from .hostroot import HostRoot
-from .payload import admission, mounting, statecheck
+from .payload import admission, statecheck
 
 __all__ = ["note_boot", "reset", "run"]
 
 _log = logging.getLogger("hostplane.agent")
-_ESP = "dev/hostplane/ESP"
-_SCRATCH = "run/hostplane/esp"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def note_boot(host: HostRoot) -> None:
-    """Do it; safe to repeat, and to cut anywhere. Changes the process's view of mounts: for a process of its own.
+    """Do it; safe to repeat, and to cut anywhere.
 
     Raises:
         HostError: StateUnreadableHere; KeptWriteFailed.
@@ -41,8 +39,8 @@ def note_boot(host: HostRoot) -> None:
         return
     _take_charge(host)
     try:
-        _look_at_esp(host)
-    except OSError as fault:
+        firmware.refresh(host)
+    except (OSError, ValueError) as fault:
         _log.warning("the ESP cannot be looked at: %s", fault)
 
 
@@ -87,19 +85,3 @@ def _remove(path: str) -> None:
         shutil.rmtree(path)
     else:
         os.unlink(path)
-
-
-def _look_at_esp(host: HostRoot) -> None:
-    """Mounted where nobody else sees it, for as long as this process lives."""
-    device = host.path(_ESP)
-    if not os.path.exists(device):
-        return
-    place = host.path(_SCRATCH)
-    mounting.enter(place)
-    target = os.path.join(place, "mounted")
-    flags = mounting.RDONLY | mounting.NOSUID | mounting.NODEV | mounting.NOEXEC
-    mounting.mount(device, target, "vfat", flags)
-    try:
-        firmware.refresh(host, target)
-    finally:
-        mounting.unmount(target)

@@ -5,19 +5,20 @@ section of their own (.sbat), others somewhere in their text; a GRUB for a BIOS 
 its version down. What the ESP really holds is read once a boot; where it cannot be read, the builder's word stands.
 """
 
-import glob
 import json
 import os
 import re
 import struct
 from typing import Dict, Iterable, Optional
 
+from hostplane.agent import fat
 from hostplane.agent.hostroot import HostRoot
 
 __all__ = ["RECORD", "found_in", "grub_version", "read", "refresh"]
 
 RECORD = "boot/hostplane/installed/firmware.json"
 """What the builder of the disk wrote: {"schema", "shim", "grub", "esp"}."""
+_ESP = "dev/hostplane/ESP"
 _SEEN = "run/hostplane/firmware.json"
 _NAMES = ("shim", "grub", "esp")
 _TEXT = {
@@ -57,13 +58,13 @@ def read(host: HostRoot) -> Dict[str, str]:
     return known
 
 
-def refresh(host: HostRoot, esp: str) -> None:
-    """Note what the mounted ESP at the directory `esp` holds. Raises OSError."""
-    programs = []
-    for path in sorted(glob.glob(os.path.join(esp, "EFI", "BOOT", "*.[eE][fF][iI]"))):
-        if os.path.getsize(path) <= _LARGEST:
-            with open(path, "rb") as file:
-                programs.append(file.read())
+def refresh(host: HostRoot) -> None:
+    """Note what the ESP holds; nothing where the host has none. Raises OSError, ValueError."""
+    device = host.path(_ESP)
+    if not os.path.exists(device):
+        return
+    files = fat.read_files(device, ("EFI", "BOOT"), _LARGEST)
+    programs = [content for name, content in sorted(files.items()) if name.endswith(".EFI")]
     target = host.path(_SEEN)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     with open(target + ".new", "w", encoding="ascii") as note:
