@@ -10,6 +10,7 @@ its record, without the network, and read back.
 
 import logging
 import os
+import shutil
 import tempfile
 from typing import Any, Callable, Dict, List, NamedTuple
 
@@ -30,6 +31,7 @@ __all__ = ["Bundle", "Steps", "estimate", "held_size"]
 _log = logging.getLogger("hostplane.agent")
 _NOTED = 64 << 20
 _SCRATCH = "var/lib/hostplane/scratch"
+_PLAN = "plan-"
 
 
 class Steps(NamedTuple):
@@ -49,6 +51,9 @@ def scratch_of(host: HostRoot) -> str:
     path = host.path(_SCRATCH)
     try:
         os.makedirs(path, exist_ok=True)
+        for name in os.listdir(path):
+            if name.startswith(_PLAN) and not os.path.exists("/proc/" + name.split("-")[1]):
+                shutil.rmtree(os.path.join(path, name), ignore_errors=True)  # a plan that was killed
     except OSError as fault:
         raise HostError("ScratchFailed", path=path, detail=fault.strerror or str(fault)) from fault
     return path
@@ -84,7 +89,7 @@ def estimate(host: HostRoot, partitions: Partitions, slot: str, image: Image, so
     Raises:
         HostError: as `Bundle`.
     """
-    with tempfile.TemporaryDirectory(dir=scratch_of(host)) as directory:
+    with tempfile.TemporaryDirectory(prefix="%s%d-" % (_PLAN, os.getpid()), dir=scratch_of(host)) as directory:
         bundle = Bundle(host, partitions, slot, image, source, pace)
         try:
             return bundle.plan(record.Fresh(os.path.join(directory, "bundle"), image.digest))

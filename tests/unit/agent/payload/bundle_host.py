@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from hostplane.agent.bootstate import BootFiles, BootState
 from hostplane.agent.bundle.limits import BLOCK
@@ -18,6 +21,7 @@ from hostplane.agent.payload import install
 from hostplane.agent.payload.pace import Pace
 from hostplane.agent.payload.plan import Plan
 from hostplane.agent.state import Image
+from hostplane.errors import HostError
 from hostplane.image.bundle.ocilayout import Opened
 from hostplane.image.bundle.ocilayout import open_bundle as open_layout
 from hostplane.image.bundle.signing import sign_bundle
@@ -117,8 +121,6 @@ class BundleHost:
         return open_layout(self.layout(name))
 
     def source(self, image: Image) -> Source:
-        import threading
-
         return Source(open_bundle(self.host, image, threading.Event()))
 
     def stage(
@@ -149,6 +151,13 @@ class BundleHost:
         slots = self.root / "var/lib/hostplane/slots"
         shutil.rmtree(slots / "A", ignore_errors=True)
         shutil.move(slots / "B", slots / "A")
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """The name of the error that `act` must raise."""
+    with pytest.raises(HostError) as caught:
+        act()
+    return caught.value.name
 
 
 def differing(one: bytes, other: bytes) -> int:
