@@ -69,8 +69,13 @@ def _followed(recording: Recording, scratch: Path, sample: Sample) -> Iterator[t
     durable.close()
 
 
-def steady(recording: Recording, scratch: Path) -> Wanted:
-    """What /etc of both slots must hold from the moment that it counts."""
+def steady(recording: Recording, scratch: Path, identity: tuple[str, ...] = ()) -> Wanted:
+    """What /etc of both slots must hold from the moment that it counts.
+
+    Args:
+        identity: paths that the initramfs hands out anew at every boot of another slot than the last one, from the
+            old slot's /etc; so they must be in that, and may be missing in the new one's while it does so.
+    """
     old, new = (image.name for image in recording.known)
     with _followed(recording, scratch, Sample()) as (model, replay):
         before, chosen = model.etc("A"), None
@@ -82,8 +87,12 @@ def steady(recording: Recording, scratch: Path) -> Wanted:
     assert after is not None
     assert chosen is not None, "the recording never switches"
     assert last is not None
-    trees: dict[str, Tree] = {old: _common(before, after), new: _common(chosen, last)}
-    rewritten = sorted({*(set(before) - set(trees[old])), *(set(chosen) - set(trees[new]))})
+    trees: dict[str, Tree] = {
+        old: _common(before, after),
+        new: {path: fact for path, fact in _common(chosen, last).items() if path not in identity},
+    }
+    assert set(identity) <= set(trees[old])
+    rewritten = sorted({*(set(before) - set(trees[old])), *(set(chosen) - set(trees[new]) - set(identity))})
     return Wanted(trees, tuple(rewritten))
 
 

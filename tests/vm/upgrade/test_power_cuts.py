@@ -19,7 +19,8 @@ from tests.vm.upgrade.story import Story
 
 SEED = int(os.environ.get("HOSTPLANE_POWER_CUT_SEED", "1"))
 BOOTS = int(os.environ.get("HOSTPLANE_POWER_CUT_BOOTS", "20"))
-REWRITTEN = {"ld.so.cache", "resolv.conf", "adjtime", ".updated", ".pwd.lock", "machine-id"}
+IDENTITY = ("machine-id", "hostname")
+REWRITTEN = {"ld.so.cache", "resolv.conf", "adjtime", ".updated", ".pwd.lock"}
 """What a running host may rewrite in its /etc by itself."""
 
 
@@ -30,7 +31,7 @@ def recording(story: Story) -> Recording:
 
 @pytest.fixture(scope="session")
 def wanted(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Wanted:
-    found = steady(recording, tmp_path_factory.mktemp("steady"))
+    found = steady(recording, tmp_path_factory.mktemp("steady"), IDENTITY)
     assert all(len(tree) > 100 for tree in found.trees.values())
     assert "mine.conf" in found.trees["v2"]
     assert set(found.rewritten) <= REWRITTEN, found.rewritten

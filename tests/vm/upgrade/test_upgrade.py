@@ -35,7 +35,7 @@ def test_a_host_is_upgraded_and_keeps_what_is_its_own(story: Story) -> None:
 
     old, new = story.etc["v1"], story.etc["v2"]
     assert new["mine.conf"] == old["mine.conf"]
-    assert new["mine.conf"].startswith("f 640 0:0")
+    assert new["mine.conf"].startswith("100640 0:0")
     assert "gai.conf" not in new, "what the host's administrator removed stays removed"
     assert "new-in-two.conf" in new
 
