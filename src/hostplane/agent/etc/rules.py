@@ -3,7 +3,7 @@
 Patterns are paths below /etc; `*` and `?` stay within one name. A pattern also covers everything below what it matches.
 
     image       the image's where it has one, or had: generated from what it has, or bound to its programs
-    fresh       the image's, and nothing where it has none: notes of programs about the tree itself
+    fresh       the image's, and nothing where it has none: made anew by the system when it is missing
     local       always the host's where it has one: state of this machine, or made by programs of it
     users       the user databases, merged together (users.py)
     links       links that say what is on or off; the host's own on, off and masked stay
@@ -43,7 +43,7 @@ RULES: Tuple[Tuple[str, str], ...] = (
     ("nvme/hostid", "local"),
     ("nvme/hostnqn", "local"),
     (".updated", "fresh"),
-    ("ld.so.cache", "image"),
+    ("ld.so.cache", "fresh"),
     ("mtab", "image"),
     ("os-release", "image"),
     ("system-release", "image"),
@@ -51,7 +51,7 @@ RULES: Tuple[Tuple[str, str], ...] = (
     ("redhat-release", "image"),
     ("debian_version", "image"),
     ("*-release", "image"),
-    ("udev/hwdb.bin", "image"),
+    ("udev/hwdb.bin", "fresh"),
     ("selinux/*/policy", "image"),
     ("selinux/*/contexts/files/*.bin", "image"),
     ("selinux/*/contexts/files/file_contexts", "image"),
