@@ -31,7 +31,7 @@ from hostplane.errors import (
 
 __all__ = ["ExitCode", "cli", "exit_code", "main"]
 
-VERBS = ("completion", "crds", "demo", "hosts", "image", "local", "operator", "proxy", "rollout")
+VERBS = ("completion", "crds", "demo", "hosts", "image", "local", "operator", "proxy", "rollout", "settings")
 
 
 class ExitCode(IntEnum):

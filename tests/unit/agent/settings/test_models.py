@@ -213,5 +213,3 @@ def test_containerd(text: str, wish: tuple[Any, ...], after: str, warnings: int)
 def test_containerd_refuses_a_file_it_cannot_read() -> None:
     with pytest.raises(ValueError, match=r"\w"):
         edited(containerd.edit, "a = \n", ("b", 1))
-
-
