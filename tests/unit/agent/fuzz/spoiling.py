@@ -1,6 +1,6 @@
 """Ways to spoil what is right, and the one seed all campaigns start from.
 
-A campaign is run twice: a hundred examples in every test run, and tens of thousands under `make test-long`, for some
+A campaign is run twice: a hundred examples in every test run, and thousands under `make test-long`, for some
 minutes in all (HOSTPLANE_FUZZ_EXAMPLES sets another number, HOSTPLANE_FUZZ_SEED another seed). Nothing is kept.
 """
 
@@ -19,7 +19,7 @@ from hostplane.errors import HostError
 
 SEED = int(os.environ.get("HOSTPLANE_FUZZ_SEED", "20261123"))
 QUICK = 150
-LONG = int(os.environ.get("HOSTPLANE_FUZZ_EXAMPLES", "20000"))
+LONG = int(os.environ.get("HOSTPLANE_FUZZ_EXAMPLES", "8000"))
 
 Test = Callable[..., None]
 
