@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import stat
-from typing import Callable
+from typing import Callable, Dict, List, Tuple
 
 from hostplane.errors import HostError
 
@@ -46,7 +46,10 @@ def put(tree: Node, directory: str, name: str, guard: Guard) -> None:
         for left in (fresh, former):
             guard()
             _remove(left)
-        _Writer(guard).write(fresh, tree)
+        writer = _Writer(guard)
+        writer.write(fresh, tree)
+        for attribute, (count, why) in sorted(writer.lost.items()):
+            _log.warning("%d names of %s keep no %s: %s", count, target, attribute, why)
         guard()
         sync(directory)
         if os.path.lexists(target):
@@ -99,6 +102,7 @@ def sync(directory: str) -> None:
 class _Writer(object):
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
+        self.lost: Dict[str, Tuple[int, str]] = {}
 
     def write(self, path: str, node: Node) -> None:
         self._guard()
@@ -115,7 +119,8 @@ class _Writer(object):
         elif node.kind in (CHAR, BLOCK):
             _make_device(path, node)
         self._guard()
-        _dress(path, node)
+        for attribute, why in _dress(path, node):
+            self.lost[attribute] = (self.lost.get(attribute, (0, ""))[0] + 1, why)
 
     def _file(self, path: str, node: Node) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -149,8 +154,13 @@ def _make_device(path: str, node: Node) -> None:
     os.mknod(path, 0o600 | (stat.S_IFCHR if node.kind == CHAR else stat.S_IFBLK), node.rdev)
 
 
-def _dress(path: str, node: Node) -> None:
-    """Owner first, which takes mode bits and capabilities away; then mode, attributes and time."""
+def _dress(path: str, node: Node) -> List[Tuple[str, str]]:
+    """Owner first, which takes mode bits and capabilities away; then mode, attributes and time.
+
+    Gives the attributes that the running system would not have, each with its reason: a label of a policy it does not
+    know, what the file system cannot hold.
+    """
+    lost = []
     meta = node.meta
     os.chown(path, meta.uid, meta.gid, follow_symlinks=False)
     if node.kind != LINK:
@@ -161,6 +171,7 @@ def _dress(path: str, node: Node) -> None:
         except OSError as fault:
             if name not in _LABELS and fault.errno not in _UNSUPPORTED:
                 raise
-            _log.warning("%s keeps no %s: %s", shown(path), name, fault.strerror)
+            lost.append((name, fault.strerror or str(fault)))
     if node.mtime:
         os.utime(path, ns=(node.mtime, node.mtime), follow_symlinks=False)
+    return lost
