@@ -109,10 +109,19 @@ class Registry:
         self._log.close()
 
 
-def push(source: str, target: str, *options: str) -> None:
-    """Copies an image and everything its index names, as anybody would."""
+def push(source: str, target: str, *options: str, everything: bool = True) -> None:
+    """Copies an image, and everything its index names if told to, as anybody would."""
     done = subprocess.run(
-        ["skopeo", "--insecure-policy", "copy", "--all", "--quiet", *options, source, f"docker://{target}"],
+        [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            *(["--all"] if everything else []),
+            *options,
+            source,
+            f"docker://{target}",
+        ],
         capture_output=True,
         text=True,
         timeout=60,
