@@ -177,7 +177,7 @@ class Session(object):
             configs=configs,
             undo=given.flag("undo"),
             enforce=given.flag("enforce"),
-            signatures=given.text("signatures", 16384, ""),
+            signatures=given.text("signatures", 4096, ""),
         )
         return self._host.configure(self._seq(params), request)
 
@@ -185,4 +185,6 @@ class Session(object):
         action = params.text("action", 16)
         if action not in ("look", "undo"):
             params.refuse("action", "it must be look or undo")
+        if action == "undo" and self._uid not in (0, os.geteuid()):
+            raise HostError("UndoNotAtConsole", uid=self._uid)
         return self._host.settings(action)

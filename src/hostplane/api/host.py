@@ -153,7 +153,7 @@ class HostSettings(Settings, frozen=True, kw_only=True, gc=False):
     enforce: Annotated[bool, about("Put right what somebody changes later; else it is only reported.")] = False
     signatures: Annotated[
         str,
-        text(16384, "A list of signatures of exactly these settings, where the image's policy asks for one."),
+        text(4096, "A list of signatures of exactly these settings, where the image's policy asks for one."),
     ] = ""
 
 

@@ -160,7 +160,9 @@ def _dress(old: str, descriptor: int, entry: Entry) -> None:
     uid, gid = (entry.uid if entry.uid >= 0 else uid), (entry.gid if entry.gid >= 0 else gid)
     if (mine.st_uid, mine.st_gid) != (uid, gid):
         os.fchown(descriptor, uid, gid)
-    os.fchmod(descriptor, entry.mode if entry.mode >= 0 else mode)
+    mode = entry.mode if entry.mode >= 0 else mode
+    if mine.st_mode & 0o7777 != mode:
+        os.fchmod(descriptor, mode)
     if is_there:
         try:
             for name in os.listxattr(old):

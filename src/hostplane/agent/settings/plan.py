@@ -298,8 +298,9 @@ class Planner(object):
     def _guard_programs(self, model: str, wishes: List[Wish]) -> None:
         for wish in wishes:
             if not wish.is_delete and not self._request.is_kubeos:
-                path = sysctl.parameter_path(model, wish._replace(key=wish.key.lstrip("-"))) if wish.key else ""
-                if typed.names_program(path):
+                key = wish.key.strip().lstrip("-").strip()
+                path = sysctl.parameter_path(model, wish._replace(key=key)) if key else ""
+                if typed.names_program(path) or set(path) & set("*?["):  # who reads the file knows patterns
                     self._require_signature("the kernel parameter " + path)
 
     def _sysctl(self, model: str, wishes: List[Wish]) -> None:

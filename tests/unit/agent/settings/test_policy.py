@@ -47,6 +47,8 @@ def test_nothing_that_an_image_without_a_policy_allows_is_run() -> None:
         ("sysctl", "", "kernel.modprobe", "/x"),
         ("kernel.sysctl.persist", "", "kernel/core_pattern", "|/x"),
         ("kernel.sysctl.persist", "", "-kernel.core_pattern", "|/x"),
+        ("kernel.sysctl.persist", "", "kernel.core_p*", "|/x"),
+        ("kernel.sysctl.persist", "", "- kernel.modprobe", "/x"),
         ("kernel.sysctl.persist", "/etc/environment", "LD_PRELOAD", "/x"),
         ("kubernetes.kubelet", "/etc/kubernetes/manifests/x.yaml", "a", "b"),
         ("kubernetes.kubelet", "/var/lib/kubelet/../x.yaml", "a", "b"),
