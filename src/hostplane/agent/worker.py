@@ -184,9 +184,15 @@ class Worker(object):
                     journal.record("ChecksPassed", "the host's own checks have passed", SLOT=core.active)
                 # KubeOS's operator and a console never confirm: the host's own checks are the word.
                 if core.host.config.confirm == "local" or (operation is not None and operation.driver != "native"):
-                    core.commit()
+                    self._commit()
                 if not self._is_due_again():
                     return
+
+    def _commit(self) -> None:
+        try:
+            self._core.commit()
+        except HostError as fault:  # asked for again after the next round, until the deadline
+            _log.error("not committed: %s", fault)
 
     def _is_due_again(self) -> bool:
         """Lock held: wait for the next round of checks; False when the trial is over before."""

@@ -54,6 +54,14 @@ class Agent:
     def switch(self, seq: int = 7) -> Report:
         return self.host.switch(seq, "upgrade", self.dir.image["digest"], 60)
 
+    def end_soon(self) -> None:
+        """The trial's deadline is a second away."""
+        core = self.host._core
+        with core.changed:
+            assert core.state.trial is not None
+            soon = core.host.boot_seconds() + 1.0
+            core.set(core.state._replace(trial=core.state.trial._replace(deadline=soon)))
+
     def rebooted(self) -> str:
         assert self.down.wait(self.dir.DEADLINE)
         self.host.close()
@@ -287,6 +295,21 @@ def test_any_call_can_be_made_from_the_command_line(host: Any, capsys: pytest.Ca
     assert "HP-6025" in capsys.readouterr().err
 
 
+def test_a_commit_that_cannot_be_written_is_given_up_at_the_deadline(on_trial: Callable[..., Agent]) -> None:
+    def veto(scene: Scene) -> str:
+        if "slot=B" in scene.host.kernel_line():
+            with open(scene.host.path("etc/hostplane/never"), "w"):
+                pass
+        return ""
+
+    agent = on_trial(Check("it", 0.0, veto), confirm="local", recheckSeconds=0.1)
+    agent.until(lambda report: agent.host._core.state.trial.checked)  # type: ignore[union-attr]
+    agent.end_soon()
+    assert agent.rebooted() == "A"
+    with Agent(agent.dir) as back:
+        assert back.host.status()["lastError"]["name"] == "TrialDeadlinePassed"
+
+
 def test_a_fault_of_ours_before_the_reboot_interrupts_the_switch(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def etc_for(*_: object) -> dict[str, Any]:
         raise ZeroDivisionError
@@ -303,11 +326,7 @@ def test_a_check_that_the_deadline_cuts_short_is_no_verdict(on_trial: Callable[.
     agent.until(lambda report: agent.host._core.state.trial.checked)  # type: ignore[union-attr]
     marker = agent.dir.root / "running"
     agent.dir.check(f"touch {marker}; exec sleep 1000")
-    with agent.host._core.changed:
-        state = agent.host._core.state
-        assert state.trial is not None
-        soon = agent.host._core.host.boot_seconds() + 1.0
-        agent.host._core.set(state._replace(trial=state.trial._replace(deadline=soon)))
+    agent.end_soon()
     assert agent.rebooted() == "A"
     with Agent(agent.dir) as back:
         assert back.host.status()["lastError"]["name"] == "TrialDeadlinePassed"

@@ -116,7 +116,10 @@ class Guard(object):
             notify_ready()
             return
         take_tries(boot, self._active)
-        pack = self._open_pack(self._host.config.watchdog_seconds)
+        seconds = self._host.config.watchdog_seconds
+        pack = self._open_pack(seconds)
+        if not seconds:
+            pack.close()
         notify_ready()
         self._watch(pack)
 

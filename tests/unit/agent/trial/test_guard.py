@@ -110,6 +110,13 @@ def test_a_slot_that_is_proven_is_no_trial(world: World) -> None:
     assert not world.dog.is_open
 
 
+def test_a_host_that_wants_no_watchdog_has_none(world: World) -> None:
+    world.host.configure(watchdogSeconds=0)
+    world.run(iter(["Trial", "Idle"]))
+    assert (world.opened, world.dog.fed) == ([0], 0)
+    assert not world.dog.is_open
+
+
 def test_a_trial_that_only_the_agent_knows_of_is_one(world: World, tmp_path: Path) -> None:
     """Both copies of the boot state are lost: the loader takes every slot for proven."""
     host = world.host
