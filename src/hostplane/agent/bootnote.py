@@ -33,7 +33,7 @@ def note_boot(host: HostRoot) -> None:
     """Do it; safe to repeat, and to cut anywhere.
 
     Raises:
-        HostError: StateUnreadableHere; KeptWriteFailed.
+        HostError: StateUnreadableHere.
     """
     if host.is_vetoed:
         return
@@ -53,31 +53,40 @@ def _take_charge(host: HostRoot) -> None:
         _log.warning("nothing is known of who wrote /var last: %s", fault)
         return
     for clash in statecheck.clashes(before, own, rules):
-        if not clash.reset:
-            raise HostError("StateUnreadableHere", component=clash.component, writer=clash.writer, reader=clash.reader)
-        _log.warning("state of %s %s is reset for %s", clash.component, clash.writer, clash.reader)
-        for pattern in clash.reset:
-            reset(host, pattern)
-    statecheck.write_stamp(host, own)
+        try:
+            if not clash.reset:
+                raise ValueError("nothing may be reset")
+            _log.warning("state of %s %s is reset for %s", clash.component, clash.writer, clash.reader)
+            for pattern in clash.reset:
+                reset(host, pattern)
+        except (OSError, ValueError) as fault:
+            raise HostError(
+                "StateUnreadableHere",
+                component=clash.component,
+                writer=clash.writer,
+                reader=clash.reader,
+                detail=str(fault),
+            ) from fault
+    try:
+        statecheck.write_stamp(host, own)
+    except HostError as fault:  # a full disk is not either
+        _log.warning("not on record who is in charge of /var: %s", fault)
 
 
 def reset(host: HostRoot, pattern: str) -> None:
     """Remove the files, and the content of the directories, that the absolute `pattern` names below /var.
 
-    Directories stay, with their owners and labels; a link among them is not followed. Raises HostError.
+    Directories stay, with their owners and labels; a link among them is not followed. Raises OSError, ValueError.
     """
     for path in sorted(glob.glob(host.root.rstrip("/") + pattern)):
-        try:
-            inner = host.inside(path[len(host.root.rstrip("/")) :])
-            if not inner.startswith(host.path("var") + "/"):
-                raise ValueError("it is not below /var")
-            if stat.S_ISDIR(os.lstat(inner).st_mode):
-                for name in os.listdir(inner):
-                    _remove(os.path.join(inner, name))
-            else:
-                _remove(inner)
-        except (OSError, ValueError) as fault:
-            raise HostError("KeptWriteFailed", path=path, detail=str(fault)) from fault
+        inner = host.inside(path[len(host.root.rstrip("/")) :])
+        if not inner.startswith(host.path("var") + "/"):
+            raise ValueError("%s is not below /var" % path)
+        if stat.S_ISDIR(os.lstat(inner).st_mode):
+            for name in os.listdir(inner):
+                _remove(os.path.join(inner, name))
+        else:
+            _remove(inner)
 
 
 def _remove(path: str) -> None:

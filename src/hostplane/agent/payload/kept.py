@@ -63,14 +63,14 @@ def write(host: HostRoot, name: str, values: Dict[str, Any]) -> None:
     """
     host.refuse_if_vetoed()
     path = host.path("%s/%s" % (DIRECTORY, name))
-    document = dict(values, schema=SCHEMA)
+    document, fresh = dict(values, schema=SCHEMA), "%s.%d" % (path, os.getpid())  # the agent is not the only writer
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path + ".new", "wb") as file:
+        with open(fresh, "wb") as file:
             file.write(json.dumps(document, indent=1, sort_keys=True).encode("ascii") + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(path + ".new", path)
+        os.replace(fresh, path)
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)

@@ -83,7 +83,7 @@ def test_a_reset_never_leaves_var(tmp_path: Path, pattern: str) -> None:
     root = host(tmp_path)
     kept = put(tmp_path, "etc/x", b"1")
     (tmp_path / "var/lib/out").symlink_to(tmp_path / "etc")
-    with pytest.raises(HostError):
+    with pytest.raises(ValueError, match=r"below /var|leads out|contains"):
         bootnote.reset(root, pattern)
     assert kept.exists()
 
@@ -98,3 +98,13 @@ def test_a_damaged_stamp_or_a_veto_keeps_no_node_from_starting(tmp_path: Path) -
     put(tmp_path, "etc/hostplane/never", b"")
     bootnote.note_boot(root)
     assert statecheck.read_stamp(root) == {"containerd": "3.0"}
+
+
+def test_a_full_disk_keeps_no_node_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise HostError("KeptWriteFailed", path="p", detail="no space")
+
+    root = host(tmp_path)
+    slot(tmp_path, "A", containerd="1.7.0")
+    monkeypatch.setattr(statecheck.kept, "write", full)
+    bootnote.note_boot(root)

@@ -96,7 +96,7 @@ def test_a_kept_set_that_cannot_be_read_is_not_taken_for_absent(tmp_path: Path, 
 
 def test_a_cut_while_the_set_is_kept_leaves_the_old_one(tmp_path: Path) -> None:
     truststore.reach(boot(tmp_path, FIRST), NOW)
-    put(tmp_path, "var/lib/hostplane/trust.json.new", b'{"schema": "1.0", "se')
+    put(tmp_path, "var/lib/hostplane/trust.json.1", b'{"schema": "1.0", "se')
     newer = boot(tmp_path, FIRST, SECOND)
     assert version(newer) == 2
     truststore.reach(newer, NOW)
