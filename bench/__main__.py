@@ -10,7 +10,7 @@ import tempfile
 
 from bench.figures import RESULTS, Figure, show
 
-_BENCHES = ("cli", "rest", "memory", "rollout", "image")
+_BENCHES = ("cli", "rest", "memory", "rollout", "image", "update")
 
 
 def main() -> int:
