@@ -56,6 +56,8 @@ Where=/tmp
 Type=tmpfs
 Options=mode=1777,strictatime,nosuid,nodev
 """
+_OWN_IDENTITY = ("hostplane/blocked",)
+"""Below /etc: what is said of the host and not of a slot. A return must not forget which images are forbidden."""
 _ISSUE_DIRECTORY = b"/etc/issue.d"
 _AGETTY = ("usr/sbin/agetty", "sbin/agetty")
 
@@ -68,7 +70,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in _fixed(profile)},
         "agent": agentapp.agent_digest(),
         "image": image_json(recipe, profile).decode(),
-        "identity": list(profile.identity),
+        "identity": [*profile.identity, *_OWN_IDENTITY],
         "partitions": [[part.label, part.fs, part.mount, part.style] for part in recipe.disk.partitions],
         "keys": _digest_of(recipe.signing.trusted_keys),
         "tries": recipe.boot.tries,
@@ -123,7 +125,7 @@ def install(work: Work) -> None:
     agentapp.build_agent(_inside(root, f"{_LIBRARY}/agent.pyz"))
     _link(root, "usr/bin/hostplane-agent", "../lib/hostplane/agent.pyz")
     _write(root, f"{_LIBRARY}/image.json", image_json(recipe, profile))
-    _write(root, f"{_LIBRARY}/identity", "".join(f"{path}\n" for path in profile.identity).encode())
+    _write(root, f"{_LIBRARY}/identity", "".join(f"{path}\n" for path in (*profile.identity, *_OWN_IDENTITY)).encode())
     _write(root, "etc/hostplane/agent.json", json.dumps({"bootTries": recipe.boot.tries}).encode() + b"\n")
     _write(root, f"{_LIBRARY}/policy.json", policy_json(recipe))
     _directory(root, "etc/hostplane/checks.d", 0o755)

@@ -58,6 +58,7 @@ def test_the_agent_its_script_and_its_units_are_there(root: Path) -> None:
     assert (root / "usr/bin/hostplane-agent").resolve() == root / "usr/lib/hostplane/agent.pyz"
     assert json.loads((root / "usr/lib/hostplane/image.json").read_text())["version"] == "1.2"
     assert "machine-id\n" in (root / "usr/lib/hostplane/identity").read_text()
+    assert "hostplane/blocked\n" in (root / "usr/lib/hostplane/identity").read_text()
     assert json.loads((root / "etc/hostplane/agent.json").read_text()) == {"bootTries": 3}
 
 
