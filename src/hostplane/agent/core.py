@@ -58,7 +58,7 @@ class Core(object):
         state = self.state = self._load()
         boot = self.boot.read()
         seconds = self.host.boot_seconds()
-        heard = machine.heard(state, self._words.read(state.boot_id), self.active)
+        heard = machine.heard(state, self._words.read(self.boot_id), self.active)
         state, wish = machine.booted(heard, boot, self.active, self.boot_id, utc_now(), seconds)
         if wish is not None:
             self.write_boot(wish)  # on trial: the tries go first, whatever else happens
@@ -130,6 +130,7 @@ class Core(object):
     def commit(self) -> None:
         """Lock held: the running slot is proven. A crash in between is seen at the next start. Raises HostError."""
         self._write_boot(self.boot.read().with_slot(self.active, True, 0))
+        self._words.forget()
         self._settle()
         self.set(machine.committed(self.state, self.active, utc_now()))
 

@@ -247,7 +247,7 @@ def heard(state: State, words: Optional[Fault], active: str) -> State:
     """The same with the trial service's last words as the reason of the return that they explain."""
     operation = state.operation
     is_back = operation is not None and not operation.outcome and operation.target != active
-    if words is None or operation is None or not is_back or state.phase != TRIAL or state.returning is not None:
+    if words is None or operation is None or not is_back or state.returning is not None:
         return state
     return state._replace(returning=words._replace(digest=operation.digest))
 

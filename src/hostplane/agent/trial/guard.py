@@ -24,6 +24,7 @@ from ..hostroot import HostRoot
 from ..state import State, StateFile
 from .checks import BUILT_IN
 from .lastwords import LastWords
+from .systemd import STARTING, system_state
 from .watchdog import Pack, open_pack
 
 __all__ = ["Guard", "is_on_trial", "notify_ready", "take_tries"]
@@ -89,12 +90,14 @@ class Guard(object):
         ask: Optional[Ask] = None,
         pack: Callable[[int], Pack] = open_pack,
         force: Optional[Callable[[], None]] = None,
+        system: Callable[[], str] = system_state,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._host, self._open_pack, self._clock, self._pause = host, pack, clock, pause
         self._ask = ask or _ask(host.path("run/hostplane/agent.sock"))
         self._force = force or self._sysrq
+        self._system, self._is_up = system, False
         self._active = host.active_slot()
         boot_seconds = host.config.checks.get("boot", 0) or next(row.seconds for row in BUILT_IN if row.name == "boot")
         self._limit = boot_seconds + _SILENCE_SECONDS  # the agent's socket comes late in the boot
@@ -151,12 +154,14 @@ class Guard(object):
             phase = report["phase"]
         except (HostplaneError, KeyError, TypeError, ValueError):
             self._revision = None
+            if not self._is_up and self._system() not in ("",) + STARTING:  # from now on it could be there
+                self._is_up, self._heard, self._limit = True, self._clock(), _SILENCE_SECONDS
             if self._clock() - self._heard > self._limit:
                 self._return(HostError("AgentSilent", seconds=int(self._limit)))
             else:
                 self._wait(pack)
             return False
-        self._heard, self._limit = self._clock(), _SILENCE_SECONDS
+        self._is_up, self._heard, self._limit = True, self._clock(), _SILENCE_SECONDS
         if phase == messages.REBOOTING:
             self._down_since = self._clock()
             return False

@@ -1,6 +1,6 @@
 """Why the trial service rebooted the host when no agent was there to write it down: one file, read after the boot.
 
-It counts for the very boot that it names and for no other, and is removed once it was read.
+It counts in the boots after the one it was written in, and is removed once one of them has read it, or a trial is over.
 """
 
 import json
@@ -37,11 +37,11 @@ class LastWords(object):
             pass
 
     def read(self, boot_id: str) -> Optional[Fault]:
-        """What was said in the boot `boot_id`; None where nothing was."""
+        """What was said before the boot `boot_id`; None where nothing was."""
         try:
             with open(self._path, encoding="ascii") as file:
                 said = json.load(file)
-            if said["boot"] != boot_id:
+            if said["boot"] == boot_id:
                 return None
             words = [str(said[name]) for name in ("name", "code", "message")]
             return Fault(words[0], words[1], words[2], messages.CLASS_HOST_FAULT, "", str(said["at"]))

@@ -49,6 +49,7 @@ class World:
         self.forced = 0
         self.dog = FakeDog("/dev/watchdog0", 120)
         self.opened: list[int] = []
+        self.system = "starting"
 
     def ask(self, revision: int | None, seconds: float) -> dict[str, Any]:
         self.asked += 1
@@ -74,7 +75,8 @@ class World:
 
     def run(self, answers: Iterator[Any]) -> None:
         self.answers = answers
-        Guard(HostRoot(str(self.host.root)), self.ask, self.open, self.force, lambda: self.now, self.pause).run()
+        root = HostRoot(str(self.host.root))
+        Guard(root, self.ask, self.open, self.force, lambda: self.system, lambda: self.now, self.pause).run()
 
 
 @pytest.fixture
@@ -157,7 +159,15 @@ def test_an_agent_that_stays_silent_costs_the_trial_and_leaves_a_reason(world: W
     assert 1000 < world.now < 3000
 
 
-def test_the_reason_is_found_by_the_old_slots_agent(world: World) -> None:
+def test_an_agent_that_could_have_started_long_ago_is_given_less_time(world: World) -> None:
+    world.system = "degraded"
+    with pytest.raises(SystemExit):
+        world.run(for_ever(silent()))
+    assert world.now < 1000
+
+
+@pytest.mark.parametrize("has_ever_run", [True, False])
+def test_the_reason_is_found_by_the_old_slots_agent(world: World, has_ever_run: bool) -> None:
     host = world.host
     host.write_boot(BootState(1, "A", True, 0, False, 0))
     host.boot()
@@ -170,7 +180,8 @@ def test_the_reason_is_found_by_the_old_slots_agent(world: World) -> None:
     agent.switch(1, "upgrade", host.image["digest"], 60)
     agent._core.write_switch()
     assert host.boot() == "B"
-    Host(str(host.root))._core.wake()
+    if has_ever_run:
+        Host(str(host.root))._core.wake()
     with pytest.raises(SystemExit):
         world.run(for_ever(silent()))
     assert host.boot() == "A"
