@@ -53,7 +53,7 @@ def scratch_of(host: HostRoot) -> str:
         os.makedirs(path, exist_ok=True)
         for name in os.listdir(path):
             if name.startswith(_PLAN) and not os.path.exists("/proc/" + name.split("-")[1]):
-                shutil.rmtree(os.path.join(path, name), ignore_errors=True)  # a plan that was killed
+                shutil.rmtree(os.path.join(path, name), ignore_errors=True)  # it was killed
     except OSError as fault:
         raise HostError("ScratchFailed", path=path, detail=fault.strerror or str(fault)) from fault
     return path

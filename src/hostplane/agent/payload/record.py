@@ -167,13 +167,14 @@ def _scan(path: str, volume: Volume, scratch: str) -> None:
         entries_of(volume.scan(volume.scan_bytes, strict=False), sorter)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         sha256 = hashlib.sha256()
-        with open(path + ".new", "wb") as file:
+        fresh = "%s.%d.new" % (path, os.getpid())  # a plan may be made while an image is staged
+        with open(fresh, "wb") as file:
             for record in sorter:
                 sha256.update(record)
                 file.write(record)
             file.write(sha256.digest())
             _flush(file)
-        os.replace(path + ".new", path)
+        os.replace(fresh, path)
         _sync_directory(os.path.dirname(path))
     except OSError as fault:
         raise _failed(path, fault) from fault
