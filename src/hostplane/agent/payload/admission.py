@@ -9,6 +9,7 @@ runs, is sealed if what runs is, and leaves a way back. What is already in a slo
 import logging
 import os
 import re
+import time
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
 
 from hostplane.agent.bundle.limits import MAX_METADATA
@@ -36,6 +37,8 @@ _log = logging.getLogger("hostplane.agent")
 _FLOOR = "floor.json"
 _SEAL = ("hostplane.verity", "hostplane.hashoffset")
 _BLOCKED = "etc/hostplane/blocked"
+_DAY = 86400
+_MOST_LISTS = 16
 _DIGEST = re.compile(r"\Asha256:[0-9a-f]{64}\Z")
 
 
@@ -120,7 +123,10 @@ def committed(host: HostRoot, metadata: Optional[Metadata]) -> None:
     before = _kept_floor(host)
     floor = before
     if metadata is not None:
-        floor = _Floor(_higher(before.version, metadata.minimum_version or ""), max(before.past, metadata.created))
+        # An image that claims to come from tomorrow must not make every signature that ends look ended for good.
+        is_past = metadata.created <= time.time() + _DAY
+        past = max(before.past, metadata.created if is_past else 0)
+        floor = _Floor(_higher(before.version, metadata.minimum_version or ""), past)
     if floor != before:
         kept.write(host, _FLOOR, {"minimumVersion": floor.version or None, "past": floor.past})
     truststore.reach(host, truststore.time_now(host, floor.past))
@@ -163,7 +169,7 @@ def _require_signatures(host: HostRoot, digest: str, lists: List[bytes]) -> None
     trust = truststore.trusted(host, now)
     good: Set[str] = set()
     told: List[str] = []
-    for raw in lists:
+    for raw in lists[:_MOST_LISTS]:
         try:
             signatures = parse_signatures(raw)
         except HostError as fault:  # anybody can add a list

@@ -104,12 +104,15 @@ def test_a_clock_before_the_images_making_does_not_revive_an_expired_signature(
 ) -> None:
     root, bundle = host(tmp_path), made("ops", expires=EARLIER)
     built = os.stat(tmp_path / "usr/lib/hostplane/image.json").st_mtime
-    monkeypatch.setattr(time, "time", lambda: 0.0)
+    clock = [0.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
     assert refusal(root, bundle) == "BundleUnsigned"  # judged as of the running image's making
     os.utime(tmp_path / "usr/lib/hostplane/image.json", (0, 0))
-    assert admission.admit(root, bundle.image, bundle, "1.0")
-    kept = parse_metadata(raw(metadata(created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(built)))))
-    admission.committed(root, kept)
+    admission.committed(root, parse_metadata(raw(metadata(created="2099-01-01T00:00:00Z"))))
+    assert admission.admit(root, bundle.image, bundle, "1.0")  # nobody believes an image from tomorrow
+    clock[0] = built
+    admission.committed(root, parse_metadata(raw(metadata())))
+    clock[0] = 0.0
     assert refusal(root, bundle) == "BundleUnsigned"  # a commit has moved the floor
 
 
