@@ -84,6 +84,8 @@ def parse_hosts(text: str, place: str, directory: str) -> Dict[str, Access]:
                 found[urlsplit(base).netloc.lower()] = _access(one, directory)
     except (tomlkit.exceptions.TOMLKitError, AttributeError, TypeError, KeyError, RecursionError) as fault:
         raise ValueError("hosts.toml: %s" % (str(fault) or type(fault).__name__)) from None
+    if server:
+        found.setdefault(urlsplit(server).netloc.lower(), found[place]._replace(server=""))
     found[place] = found[place]._replace(mirrors=tuple(mirrors))
     return found
 

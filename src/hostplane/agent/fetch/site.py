@@ -41,6 +41,7 @@ class Site(object):
     def registry(self, ref: Reference) -> List[Endpoint]:
         """The mirrors of a repository, in their order, then the registry itself."""
         access = self._of(ref.server) or self._of(ref.place) or Access()
+        self._registries.setdefault(ref.server, access)
         scope = "repository:%s:pull" % ref.repository
         found = []
         for mirror in access.mirrors:

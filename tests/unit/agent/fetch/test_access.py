@@ -182,6 +182,7 @@ client = "both.pem"
             server="https://real.example/v2",
             ca="/etc/own.crt",
         ),
+        "real.example": access.Access(ca="/etc/own.crt"),
         "m.example": access.Access(ca="/d/m.crt", client_cert="/d/m.cert", client_key="/d/m.key"),
         "over.example": access.Access(client_cert="/d/both.pem", client_key="/d/both.pem"),
     }
