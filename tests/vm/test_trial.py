@@ -108,6 +108,7 @@ def test_a_slot_is_tried_committed_and_left_again_at_the_console(start: Callable
         assert (report["activeSlot"], report["operation"]["outcome"]) == ("A", "Committed")
 
 
+@pytest.mark.long
 def test_a_failed_check_leads_back_with_its_words(start: Callable[[], Any]) -> None:
     with start() as trial:
         trial.check('[ "$HOSTPLANE_SLOT" = A ] || { echo worn out; exit 1; }')
@@ -118,6 +119,7 @@ def test_a_failed_check_leads_back_with_its_words(start: Callable[[], Any]) -> N
         assert trial.guest.run("ls /etc/hostplane/checks.d").strip() == "10-test"
 
 
+@pytest.mark.long
 def test_a_guard_that_stops_lets_the_watchdog_lead_back(start: Callable[[], Any]) -> None:
     with start() as trial:
         trial.configure(watchdogSeconds=20)
