@@ -124,13 +124,13 @@ def unit_wanted(wish: Wish, known: Callable[[str], Known]) -> List[Wanted]:
         if content is None and not wish.is_delete:
             raise refuse(UNITS, wish, "it needs its content")
         entry = None if content is None else Entry(content)
-        return [Wanted(UNIT_DIRECTORY + wish.key, entry, ("settle " + unit,))]
+        return [Wanted(UNIT_DIRECTORY + wish.key, entry, ("refresh " + unit,))]
     if not _UNIT.match(name):
         raise refuse(UNITS, wish, "the key is a unit's name with its kind: my.service")
     state = given.get("state", "enabled" if not wish.is_delete else "present")
     if state not in _STATES:
         raise refuse(UNITS, wish, "state is one of %s" % ", ".join(_STATES))
-    tells = ("settle " + name,)
+    tells = (("refresh " if state == "present" and not wish.is_delete else "settle ") + name,)
     path = UNIT_DIRECTORY + name
     if state == "masked":
         if content is not None:

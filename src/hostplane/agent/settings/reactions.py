@@ -83,22 +83,33 @@ class Services(object):
         return [unit for unit in units if not self._is_real or not self._ask("is-active", "--quiet", unit)[0]]
 
     def tell(self, words: Sequence[str], running: Sequence[str]) -> None:
-        """Say `VERB UNIT` of each word once: restart and reload where it runs; settle, as its links now are.
+        """Say `VERB UNIT` of each word: restart and reload where it runs; settle a unit as its links now are (started,
+        or stopped); refresh one whose text changed.
 
         Raises:
             HostError: ServiceNotSettled.
         """
-        units = [word for word in words if word.startswith("settle ")]
-        if units:
+        if any(word.startswith(("settle ", "refresh ")) for word in words):
             self._run("daemon-reload")
         for word in words:
             verb, _, unit = word.partition(" ")
-            if verb == "settle":
-                state = self._ask("is-enabled", unit)[1].strip() if self._is_real else "?"
-                verb = {"static": "try-restart", "indirect": "try-restart", "?": "settle"}.get(state, "stop")
-                self._run("restart" if state.startswith("enabled") else verb, unit)
-            elif unit in running:
-                self._run({"restart": "try-restart", "reload": "reload-or-restart"}[verb], unit)
+            if verb not in ("settle", "refresh"):
+                if unit in running:
+                    self._run({"restart": "try-restart", "reload": "reload-or-restart"}[verb], unit)
+            elif not self._is_real:
+                self._run(verb, unit)
+            else:
+                self._settle(verb, unit)
+
+    def _settle(self, verb: str, unit: str) -> None:
+        """After a daemon-reload: what the unit's state asks for."""
+        state = self._ask("is-enabled", unit)[1].strip()
+        if verb == "settle" and state.startswith("enabled"):
+            self._run("restart", unit)
+        elif (verb == "settle" and state == "disabled") or state in ("masked", "not-found") or "o such file" in state:
+            self._ask("stop", unit)  # of a unit that is gone there may be nothing left to stop
+        elif not self._ask("is-active", "--quiet", unit)[0]:
+            self._run("try-restart", unit)
 
     def _run(self, *words: str) -> None:
         if not self._is_real:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from hostplane.agent.settings import containerd, files, kubelet, lint, pamlimits, sysctl, typed
@@ -222,6 +223,7 @@ _LINES = st.sampled_from(["", "# c\na = 1\n\nb=2\na=3\n", "* hard nofile 1\n"])
         (pamlimits.edit, _LINES),
     ],
 )
+@effort(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_a_second_time_changes_nothing_and_comments_stay(edit: Any, texts: Any, data: Any) -> None:
     text = data.draw(texts)
