@@ -97,6 +97,8 @@ def status_text(report: Dict[str, Any]) -> str:
         lines.append(
             "error    %s" % (fault["message"] if fault["code"] in fault["message"] else "%(code)s: %(message)s" % fault)
         )
+    if report.get("firmware"):
+        lines.append("loader   %s" % ", ".join("%s %s" % one for one in sorted(report["firmware"].items())))
     if report["never"]:
         lines.append("never    /etc/hostplane/never forbids every change")
     for transition in report["transitions"][-3:]:

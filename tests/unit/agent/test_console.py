@@ -123,6 +123,7 @@ def test_status_for_a_person_names_slots_and_errors(host: Any, capsys: pytest.Ca
     fault = {"code": "HP-6043", "message": "It fell back."}
     busy = dict(report, lastError=fault, never=True, trialSecondsLeft=7, settings={"version": "s1", "error": ""})
     etc = {"merged": 3, "kept": 2, "conflicts": [{}]}
+    busy["firmware"] = {"shim": "15.8", "grub": "2.06"}
     text = status_text(dict(busy, progress={"bytes": 3 << 20, "total": 9 << 20}, etc=etc))
     for words in (
         "3 merged, 2 kept, 1 conflicts",
@@ -130,6 +131,7 @@ def test_status_for_a_person_names_slots_and_errors(host: Any, capsys: pytest.Ca
         "7 s left",
         "settings s1",
         "3 of 9 MiB",
+        "loader   grub 2.06, shim 15.8",
         "never",
     ):
         assert words in text
