@@ -24,8 +24,15 @@ _log = logging.getLogger("hostplane.agent")
 
 
 def run(options: argparse.Namespace) -> int:
-    """The verb `state`. Raises HostError."""
-    note_boot(HostRoot(options.root))
+    """The verb `state`. Raises HostError StateUnreadableHere; no other fault, and no fault of ours, stops a node."""
+    try:
+        note_boot(HostRoot(options.root))
+    except HostError as fault:
+        if fault.name == "StateUnreadableHere":
+            raise
+        _log.warning("who is in charge of /var is not on record: %s", fault)
+    except Exception:
+        _log.exception("who is in charge of /var is not on record")
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from hostplane.agent import fat, firmware
 from hostplane.agent.hostroot import HostRoot
-from tests.unit.agent.payload.signed import host, put, raw
+from tests.unit.agent.payload.signed import host, put, raw, record
 from tests.unit.agent.test_firmware import GRUB, SHIM, program
 
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("mkfs.vfat", "mcopy", "mmd"))), reason="needs mtools")
@@ -66,6 +66,19 @@ def test_an_esp_that_cannot_be_read_stops_nothing(tmp_path: Path, content: bytes
     put(tmp_path, "dev/hostplane/ESP", content)
     assert state(tmp_path) == 0
     assert firmware.read(HostRoot(str(tmp_path))) == {}
+
+
+def test_a_host_that_knows_nothing_of_itself_starts(tmp_path: Path) -> None:
+    assert state(tmp_path) == 0
+    put(tmp_path, "etc/hostplane/agent.json", b"{")
+    assert state(tmp_path) == 0
+
+
+def test_state_that_cannot_be_read_stops_what_would_read_it(tmp_path: Path) -> None:
+    host(tmp_path)
+    record(tmp_path, "A", stateVersions={"database": "1.0"})
+    put(tmp_path, "var/lib/hostplane/state-versions.json", raw({"schema": "1.0", "versions": {"database": "2.0"}}))
+    assert state(tmp_path) == 1
 
 
 def test_a_damaged_file_system_neither_loops_nor_crashes(tmp_path: Path) -> None:
