@@ -36,7 +36,7 @@ from tests.vm.powercut.ext4 import Ext4
 __all__ = ["NativeHost", "is_possible"]
 
 _MIB = 1 << 20
-_SIZES = {"ESP": 1, "BOOTSTATE": 4, "BOOT-A": 8, "BOOT-B": 8, "ROOT-A": 64, "ROOT-B": 64, "PERSIST": 64}
+_SIZES = {"ESP": 1, "BOOTSTATE": 4, "BOOT-A": 8, "BOOT-B": 8, "ROOT-A": 64, "ROOT-B": 64, "PERSIST": 256}
 _TYPE = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 _SECONDS = 60.0
 _UID = "11111111-2222-3333-4444-555555555555"
