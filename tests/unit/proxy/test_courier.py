@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hostplane.api.host import Grant, Host, HostSpec, ImageRef
 from hostplane.api.meta import ObjectMeta
+from hostplane.proxy import courier
 from hostplane.proxy.courier import Courier, Repeats
 from hostplane.proxy.decide import Call
 from hostplane.proxy.report import Report
@@ -51,8 +53,8 @@ class Desk:
 @contextlib.asynccontextmanager
 async def at_work(socket: str, answer: float = 5.0, patience: float = 0.0) -> AsyncIterator[Desk]:
     desk = Desk()
-    courier = Courier(desk.view, desk.offer, socket, name="test", answer_seconds=answer, patience_seconds=patience)
-    task = asyncio.create_task(courier.run())
+    working = Courier(desk.view, desk.offer, socket, name="test", answer_seconds=answer, patience_seconds=patience)
+    task = asyncio.create_task(working.run())
     try:
         yield desk
     finally:
@@ -84,6 +86,30 @@ def test_resting_agent_is_told_of_no_more_than_hello_and_status(fake_agent: Any)
             assert report.status.phase == "Idle"
             desk.wish(host(image=IMAGE))
             await fake_agent.until(lambda: fake_agent.count("stage") == 1)
+
+    asyncio.run(scene())
+
+
+def test_resting_agent_is_asked_again_when_it_has_news(fake_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "_NEWS_SECONDS", 0.02)
+
+    async def scene() -> None:
+        async with fake_agent, at_work(fake_agent.path) as desk:
+            desk.wish(host())
+            await desk.until(lambda r: r.status is not None)
+            await fake_agent.until(lambda: fake_agent.open == 0)
+            visits = fake_agent.connections
+            await asyncio.sleep(0.1)  # silence can only be listened to
+            assert fake_agent.connections == visits
+            settings = {"version": "s1", "drift": ["/etc/motd: files /etc/motd"]}
+            fake_agent.say(settings=settings)
+            (Path(fake_agent.path).parent / "news").write_text("1\n")
+            report = await desk.until(lambda r: bool(r.status and r.status.settings))
+            assert report.status is not None
+            assert report.status.settings is not None
+            assert report.status.settings.drift == settings["drift"]
+            await fake_agent.until(lambda: fake_agent.open == 0)
+            assert fake_agent.connections == visits + 1
 
     asyncio.run(scene())
 

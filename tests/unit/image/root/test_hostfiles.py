@@ -11,8 +11,11 @@ import msgspec
 import pytest
 
 from hostplane import distros
+from hostplane.agent.hostroot import HostRoot
+from hostplane.agent.settings import policy
+from hostplane.agent.settings.policy import Policy
 from hostplane.distros.profile import Profile
-from hostplane.image.recipe import Disk, Partition, Recipe, Signing
+from hostplane.image.recipe import Disk, Partition, Recipe, Settings, Signing
 from hostplane.image.root import hostfiles
 from hostplane.image.stage import Work
 
@@ -80,6 +83,18 @@ def test_the_roots_own_initramfs_generator_is_served(root: Path, initramfs: str,
     hostfiles.install(work_for(root, initramfs))
     assert (root / mine).stat().st_mode & stat.S_IXUSR
     assert not (root / other).exists()
+
+
+def test_the_image_says_what_settings_may_touch(root: Path) -> None:
+    def said(**settings: Any) -> Policy:
+        work = work_for(root, settings=Settings(**settings))
+        hostfiles.install(work)
+        assert hostfiles.policy_json(work.recipe).decode() == hostfiles.inputs(work.recipe, work.profile)["policy"]
+        return policy.load(HostRoot(str(root)))
+
+    assert said() == Policy(policy.DEFAULT_PATHS, frozenset())
+    assert said(allowed_paths=()) == Policy((), frozenset())
+    assert said(allowed_paths=("/etc/x/",), signed_models=("*",)) == Policy(("/etc/x/",), frozenset("*"))
 
 
 def test_every_mount_point_is_there_and_a_distributions_link_stays(root: Path) -> None:
