@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from hostplane.api.host import HostSettings
 from hostplane.api.meta import LabelSelector, ObjectMeta
 from hostplane.api.nodegroup import TopologyCap
 from hostplane.planning.snapshot import Options
@@ -228,6 +229,8 @@ def image_changes(world: World, target: int) -> None:
 def settings_change(world: World, target: int) -> None:
     if "default/pool" in world.oses:
         world.bump("oses", "default/pool", sysconfigs=build.settings(f"s{target % 3}"))
+    if "web" in world.groups:
+        world.bump("groups", "web", settings=HostSettings(version=f"s{target % 3}"))
 
 
 def os_is_deleted(world: World, target: int) -> None:
