@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from hostplane.api.host import HOST, Phase
+from hostplane.api.host import HOST
 from hostplane.api.nodegroup import NODEGROUP
 from hostplane.api.osimage import OSIMAGE
 from hostplane.api.rollout import ROLLOUT
@@ -98,6 +99,7 @@ class _Story:
         self._seconds: dict[str, float] = {}
         self._sent: dict[str, int] = {}
         self._stuck: list[Reason] = []
+        self._processors = os.cpu_count() or 1
 
     async def tell(self) -> VmOutcome:
         """From the first boot to the end."""
@@ -128,19 +130,21 @@ class _Story:
         self._sent[name] = self._server.sent - sent
 
     async def _boot(self, audience: Audience, view: View) -> None:
-        """One machine after the other: two that boot at once on few processors take longer than twice as long."""
-        for name in self._guests.names:
-            self._guests.start(name)
+        """As many at once as there are processors: more would only make each of them slower."""
+        names = self._guests.names
 
-            def has_joined(name: str = name) -> bool:
-                self._guests.check()
-                host = audience.hosts().get(name)
-                node = next((node for node in audience.nodes() if node.metadata.name == name), None)
-                return host is not None and host.status.phase == Phase.IDLE and not is_away(node)
+        def have_joined() -> bool:
+            self._guests.check()
+            hosts, nodes = audience.hosts(), {node.metadata.name: node for node in audience.nodes()}
+            joined = {n for n in names if n in hosts and hosts[n].status.phase and not is_away(nodes.get(n))}
+            for name in names:
+                if name not in self._guests.started and len(self._guests.started - joined) < self._processors:
+                    self._guests.start(name)
+            return len(joined) == len(names)
 
-            if not await audience.until(has_joined, view, "", self._releases["v1"], _BOOT_SECONDS):
-                self._stuck.append(reason("VmNotJoined", node=name, seconds=round(_BOOT_SECONDS)))
-                return
+        if not await audience.until(have_joined, view, "", self._releases["v1"], _BOOT_SECONDS * len(names)):
+            late = ", ".join(node.metadata.name for node in audience.nodes() if is_away(node)) or "-"
+            self._stuck.append(reason("VmNotJoined", node=late, seconds=round(_BOOT_SECONDS * len(names))))
 
     async def _ask(self, session: Session) -> None:
         """What an administrator would apply once."""

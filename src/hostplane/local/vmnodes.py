@@ -85,6 +85,11 @@ class Guests:
         )
         self._machines[name] = machine.start()
 
+    @property
+    def started(self) -> set[str]:
+        """Whose power is on."""
+        return set(self._machines)
+
     def check(self) -> None:
         """See that what was started still runs.
 
