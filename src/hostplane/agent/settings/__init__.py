@@ -1,6 +1,6 @@
 """Settings of the host: KubeOS's seven models and typed ones, one file per format, and one way of applying a request.
 
-    wish, request        what is asked for              plan        what it means here: pure but for reading
+    wish, request        what is asked for              planner     what it means here: pure but for reading
     sysctl, kubelet...   text and wishes in, text out   journal     before, after, in force: a crash leaves old or new
     typed, files         models of our own              carry       carry out, check, take back
     policy               what needs a signature         keeper      the agent's part: outcome, drift, undo

@@ -12,7 +12,8 @@ from hostplane.errors import HostError
 
 from . import entry
 from .journal import Journal, Record
-from .plan import Plan, Planner
+from .plan import Plan
+from .planner import Planner
 from .reactions import Services
 from .request import Request, check_size
 

@@ -15,7 +15,8 @@ from hostplane.errors import HostError
 from . import entry
 from .entry import Entry
 from .patch import take_back
-from .plan import Plan, Planner
+from .plan import Plan
+from .planner import Planner
 from .request import Config, Request, request_digest
 
 __all__ = ["Journal", "Piece", "Record", "Value"]

@@ -1,8 +1,8 @@
 """The agent's settings: one request at a time, its outcome on record, drift found and, where wished, put right.
 
 Settings belong to a slot's /etc, so what is in force is asked anew when another slot runs: what holds there counts,
-anything else is wished again by the cluster. Nothing here decides what a setting means (plan.py) or whose word counts
-(host.py).
+anything else is wished again by the cluster. What a setting means is decided in planner.py, whose word counts in
+host.py.
 """
 
 import logging
