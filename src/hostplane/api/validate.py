@@ -75,14 +75,14 @@ def refusal(obj: KubeOS | NodeGroup | Rollout) -> Reason | None:
     return check_schema_version(obj)
 
 
-def settings_refusal(settings: Settings | None) -> Reason | None:
+def settings_refusal(settings: Settings | None, needs_version: bool = True) -> Reason | None:
     """Why no host could take these settings, in the words a host would use; None where that is the host's to say."""
     if settings is None:
         return None
     too_deep = _too_deep(settings)
     if too_deep is not None:
         return too_deep
-    if not settings.version:
+    if needs_version and not settings.version:
         return reason("SettingsUnversioned")
     configs = [
         (config.model, config.configpath, [(item.key, item.value, item.operation) for item in config.contents])

@@ -55,10 +55,13 @@ def sign(file: Path, key: Path, key_id: str | None, expires_days: int | None) ->
     from hostplane.agent.settings import lint
     from hostplane.agent.settings.policy import PURPOSE
     from hostplane.agent.settings.request import request_digest
+    from hostplane.errors import HostError
     from hostplane.image.bundle import signing
 
     request = _read(file)
     lint.check(request)
+    if not request.version:
+        raise HostError("SettingsDocumentInvalid", detail="a signature is for a version; give one")
     digest = request_digest(request.version, request.configs)
     made = signing.sign(digest, key, purpose=PURPOSE, key_id=key_id, expires=signing.expiry(expires_days))
     kept = [one for one in _signatures(request, digest) if one.get("keyId") != made.key_id]

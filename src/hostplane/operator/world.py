@@ -169,7 +169,7 @@ class World:
                 self._refused.pop(key, None)
                 self._warnings.pop(key, None)
                 self._refused.pop(f"settings/{meta.name}" if kind == "group" else "", None)
-                if isinstance(new, NodeGroup) and (why := settings_refusal(new.spec.settings)) is not None:
+                if isinstance(new, NodeGroup) and (why := settings_refusal(new.spec.settings, False)) is not None:
                     self._refused[f"settings/{meta.name}"] = why
                 if new is not None and (why := refusal(new)) is not None:
                     self._refused[key] = why

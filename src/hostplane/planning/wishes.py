@@ -16,7 +16,7 @@ from collections.abc import Container, Mapping
 
 import msgspec
 
-from hostplane.api.host import CONFIGURE
+from hostplane.api.host import CONFIGURE, HostSettings
 from hostplane.api.meta import ObjectMeta
 from hostplane.api.nodegroup import NodeGroup
 from hostplane.api.rollout import Rollout, RolloutPhase, RolloutSpec
@@ -68,10 +68,20 @@ def _age(rollout: Rollout) -> tuple[str, str]:
     return rollout.metadata.creation_timestamp, rollout.metadata.name
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def own_settings(group: NodeGroup) -> Rollout:
-    """The group's settings as a configure Rollout of its own; every version of them is another one."""
-    settings = group.spec.settings
-    version = hashlib.sha256(settings.version.encode() if settings else b"").hexdigest()[:16]
+    """The group's settings as a configure Rollout of its own; every version of them is another one.
+
+    Where they say no version it is made from them, so that every change counts.
+    """
+    settings = group.spec.settings or HostSettings()
+    if not settings.version:
+        said = msgspec.structs.replace(settings, signatures="")
+        settings = msgspec.structs.replace(settings, version=_digest(msgspec.json.encode(said, order="sorted")))
+    version = _digest(settings.version.encode())
     meta = ObjectMeta(
         name=group.metadata.name, uid=f"{group.metadata.uid}.{version}", generation=group.metadata.generation
     )

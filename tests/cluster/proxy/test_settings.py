@@ -100,7 +100,7 @@ def test_settings_of_a_group_reach_the_hosts_files_drift_is_seen_and_put_right(s
             assert host.spec.grant is not None
             assert host.spec.grant.rollout.endswith("/1")
             assert (root / "proc/sys/vm/swappiness").read_text() == "1\n"
-            assert (root / "etc/sysctl.d/95-hostplane.conf").read_text() == "vm.swappiness = 1\n"
+            assert (root / "etc/sysctl.d/99-zz-hostplane.conf").read_text() == "vm.swappiness = 1\n"
             assert (root / "var/lib/kubelet/config.yaml").read_text() == KUBELET.replace("110", "50")
             assert (root / "etc/motd").read_text() == "hello\n"
             assert stand.machine.boots == 1
@@ -122,7 +122,7 @@ def test_settings_of_a_group_reach_the_hosts_files_drift_is_seen_and_put_right(s
             await stand.until(has("s3"))
             assert (root / "etc/motd").read_text() == "welcome\n"
             assert (root / "var/lib/kubelet/config.yaml").read_text() == KUBELET
-            assert not (root / "etc/sysctl.d/95-hostplane.conf").exists()
+            assert not (root / "etc/sysctl.d/99-zz-hostplane.conf").exists()
 
     scene(body)
 

@@ -138,6 +138,22 @@ def test_every_version_of_them_is_a_wish_of_its_own() -> None:
     assert not wishes({"web": one}, {}, unsettled={"web"}).groups["web"].has_own_settings
 
 
+def test_without_a_version_every_change_is_a_wish_of_its_own() -> None:
+    said = HostSettings(configs=[SettingsModel(model="sysctl")])
+    found = set()
+    for settings in (said, msgspec.structs.replace(said, enforce=True), HostSettings(configs=[])):
+        made = granted(decide(world(1, settings=settings))).settings
+        assert made is not None
+        assert made.version
+        assert made.configs == settings.configs
+        found.add(made.version)
+        cluster = world(1, settings=settings)
+        cluster["hosts"]["n0"] = idle("n0", made.version)
+        assert not decide(cluster).begin
+    assert len(found) == 3
+
+
 def test_what_a_host_would_refuse_is_refused_before() -> None:
     assert settings_refusal(S1) is None
     assert settings_refusal(HostSettings()) == reason("SettingsUnversioned")
+    assert settings_refusal(HostSettings(), needs_version=False) is None

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 SYSCTL, LIMITS, HOSTNAME, NTP, DNS = "sysctl", "limits", "hostname", "ntp", "dns"
-SYSCTL_FILE, LIMITS_FILE = "/etc/sysctl.d/95-hostplane.conf", "/etc/security/limits.d/95-hostplane.conf"
+SYSCTL_FILE, LIMITS_FILE = "/etc/sysctl.d/99-zz-hostplane.conf", "/etc/security/limits.d/95-hostplane.conf"
 HOSTNAME_FILE = "/etc/hostname"
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)*\Z")
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+(%[0-9A-Za-z_.-]+)?\Z")

@@ -158,7 +158,7 @@ def test_everything_is_applied_and_a_second_time_changes_nothing(host: Any) -> N
     assert plan.needs_reboot
     found = seen(host)
     assert found["proc/sys/vm/swappiness"][0] == "1\n"
-    assert found["etc/sysctl.d/95-hostplane.conf"][0] == "vm.swappiness = 1\n"
+    assert found["etc/sysctl.d/99-zz-hostplane.conf"][0] == "vm.swappiness = 1\n"
     assert found["var/lib/kubelet/config.yaml"] == (
         "# ours\nmaxPods: 50  # many\nstaticPodPath: /etc/kubernetes/manifests\n"
         "evictionHard:\n  memory.available: 5%\n",
