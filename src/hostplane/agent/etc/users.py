@@ -180,16 +180,22 @@ class _Merge(object):
             rows = [table.rows.get(name) for table in self._tables["passwd"]]
             fields = self._fields("passwd", name, rows, skipped=(_UID, _GID))
             fields[_UID] = str(self._uids[name])
-            groups = [None if row is None else primary[side].get(number_of(row, _GID)) for side, row in enumerate(rows)]
-            row = rows[1]
-            side = 1
-            if row is None or (rows[2] is not None and (rows[0] is None or groups[0] == groups[1])):
-                side, row = 2, rows[2]
-            assert row is not None  # as above
-            group = groups[side]
-            fields[_GID] = str(self._gids.get(group, number_of(row, _GID)) if group else number_of(row, _GID))
+            group, number = self._primary(primary, rows)
+            fields[_GID] = str(self._gids.get(group, number))
             merged.append(tuple(fields))
         return merged
+
+    @staticmethod
+    def _primary(names: List[Dict[int, str]], rows: List[Optional[Row]]) -> Tuple[str, int]:
+        """The primary group's name (empty for none) and number: of the side that changed it, else the host's."""
+        sides: List[Optional[Tuple[str, int]]] = []
+        for side, row in enumerate(rows):
+            sides.append(None if row is None else (names[side].get(int(row[_GID]), ""), int(row[_GID])))
+        base, ours, theirs = sides
+        is_changed = ours is not None and base is not None and (ours[0] or ours) != (base[0] or base)
+        chosen = ours if theirs is None or is_changed else theirs
+        assert chosen is not None  # who is present is in the image or on the host
+        return chosen
 
     def _groups(self, groups: List[str], users: List[str]) -> List[Row]:
         merged = []

@@ -16,6 +16,7 @@ from hostplane.agent.etc.lines import NotMergeable
 from hostplane.agent.etc.node import DIRECTORY, FILE, LINK, Meta, Node, read_tree
 from hostplane.agent.etc.plan import Rules, merge_trees
 from hostplane.agent.etc.rules import RULES, Paths
+from hostplane.agent.etc.userrows import parse
 from hostplane.agent.etc.users import FILES, merge_users
 from tests.unit.agent.etc.trees import dressed, flat
 
@@ -152,14 +153,16 @@ def test_no_bytes_crash_a_kind_and_twice_is_as_once(kind: str, base: bytes, ours
     check_kind(kind, base, ours, theirs)
 
 
-def check_kind(kind: str, base: bytes, ours: bytes, theirs: bytes) -> None:
+def check_kind(kind: str, base: bytes, ours: bytes, theirs: bytes) -> bool:
+    """Whether it was merged."""
     try:
         done = kinds.merge(kind, base, ours, theirs)
     except NotMergeable:
-        return
+        return False
     again = kinds.merge(kind, base, done.content, theirs)
     assert again.content == done.content
     assert kinds.merge(kind, base, ours, base).content == ours, "nothing is changed where the image changed nothing"
+    return True
 
 
 ROWS = st.lists(
@@ -191,9 +194,13 @@ def check_users(files: dict[str, tuple[bytes, bytes, bytes]]) -> None:
     assert set(done.files) == set(files)
     if all(base == ours for base, ours, _ in files.values()):
         assert done.files == {name: theirs for name, (_, _, theirs) in files.items()}
-    again = merge_users({name: (base, done.files[name], theirs) for name, (base, _, theirs) in files.items()})
-    names = [line.split(b":")[0] for line in done.files["passwd"].split(b"\n") if line.count(b":") == 6]
-    assert [line.split(b":")[0] for line in again.files["passwd"].split(b"\n") if line.count(b":") == 6] == names
+    names = [row.split(b":")[0] for row in rows(done.files["passwd"])]
+    again = merge_users({name: (theirs, done.files[name], theirs) for name, (_, _, theirs) in files.items()})
+    for name, of in (("passwd", "passwd"), ("group", "group"), ("shadow", "passwd"), ("gshadow", "group")):
+        known = parse(of, done.files[of]).rows
+        once, twice = (parse(name, each.files[name]).rows for each in (done, again))
+        assert {key: once[key] for key in once if key in known} == {key: twice[key] for key in twice if key in known}
+    assert again.moved == []
     local = {line.split(b":")[0] for line in rows(files["passwd"][1])} - {
         line.split(b":")[0] for line in rows(files["passwd"][0])
     }
@@ -205,40 +212,69 @@ def rows(content: bytes) -> list[bytes]:
     return [line for line in found if all(part.isdigit() for part in line.split(b":")[2:4])]
 
 
+SAMPLES = [
+    ("pairs", b"# c\na=1\nb = 2\n\n[s]\nk=v\nk=w\n[t]\nx=\\\n 1\n"),
+    (
+        "toml",
+        b'# c\nversion = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  image = "x"\n  a = [1, 2]\n[x]\ny = {z = 1}\n',
+    ),
+    (
+        "yaml",
+        b"# c\nkind: KubeletConfiguration\nevictionHard:\n  memory.available: 100Mi # d\nlist:\n- a\n- b\nm: {n: 1}\n",
+    ),
+    ("json", b'{"a": {"b": [1, 2, {"c": null}]},\n "d": "e",\n "f": {}}\n'),
+    ("certificates", b"# a\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" * 3),
+    ("fstab", b"/dev/a / ext4 ro 0 1\n/dev/b none swap sw 0 0\nUUID=1 /data xfs nofail 0 2\n"),
+    ("hosts", b"127.0.0.1 localhost\n::1 localhost ip6 # c\n10.0.0.1 a b\n"),
+    ("limits", b"* soft nofile 1\n@x hard nproc 2\n"),
+    ("services", b"ssh 22/tcp\ndomain 53/udp\ndomain 53/tcp\n"),
+    ("switch", b"passwd: files systemd\nhosts: files dns\n"),
+    ("table", b"UMASK 022\nUID_MIN 1000\n# c\n"),
+    ("words", b"/bin/sh\n/bin/bash\n\nnf_conntrack\n"),
+]
+DATABASES = {
+    "passwd": b"root:x:0:0:root:/root:/bin/sh\na:x:105:105::/var/lib/a:/bin/false\nb:x:106:100:::\nc:x:1000:1000:::\n",
+    "group": b"root:x:0:\na:x:105:c\nb:x:100:a,c\nc:x:1000:\n",
+    "shadow": b"root:*:1:0:99999:7:::\na:!:1::::::\nc:$6$x:1::::::\n",
+    "gshadow": b"root:*::\nb:!:a:a,c\n",
+    "subuid": b"c:100000:65536\n",
+    "subgid": b"c:100000:65536\n",
+}
+
+
 @pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_a_campaign_of_bytes_and_trees() -> None:
-    """A stated seed, some minutes: mutations of real files through every kind, the user databases and whole trees."""
+@pytest.mark.timeout(1800)
+def test_a_campaign_of_bytes_and_databases() -> None:
+    """A stated seed, some minutes: mutations of real files through every kind, and of all user databases together."""
     chance = random.Random(SEED)
-    samples = [
-        b"# c\na=1\nb = 2\n\n[s]\nk=v\nk=w\n",
-        b'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\n  sandbox_image = "x"\n  a = [1, 2]\n',
-        b"kind: KubeletConfiguration\nevictionHard:\n  memory.available: 100Mi\nlist:\n- a\n- b\n",
-        b"root:x:0:0:root:/root:/bin/sh\nchrony:x:105:105::/var/lib/chrony:/bin/false\n",
-        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        b"/dev/a / ext4 ro 0 1\n/dev/b none swap sw 0 0\n",
-        b'{"a": {"b": [1, 2, {"c": null}]}, "d": "e"}',
-    ]
 
     def mutated(content: bytes) -> bytes:
-        out = bytearray(content)
+        lines = content.split(b"\n")
         for _ in range(chance.randrange(4)):
-            at = chance.randrange(len(out) + 1)
-            act = chance.randrange(4)
-            if act == 0:
-                out[at:at] = bytes(chance.randrange(256) for _ in range(chance.randrange(6)))
-            elif act == 1:
-                del out[at : at + chance.randrange(12)]
-            elif act == 2:
-                lines = bytes(out).split(b"\n")
-                chance.shuffle(lines)
-                out = bytearray(b"\n".join(lines))
+            at, act = chance.randrange(len(lines)), chance.randrange(8)
+            if act < 2 and len(lines) > 1:
+                del lines[at]
+            elif act < 4:
+                lines.insert(at, chance.choice(lines))
+            elif act < 6:
+                lines[at] = (
+                    lines[at]
+                    .replace(b"1", b"%d" % chance.randrange(2000))
+                    .replace(b"a", chance.choice([b"a", b"b", b"z"]))
+                )
             else:
-                out[at:at] = chance.choice(samples)[: chance.randrange(40)]
-        return bytes(out)
+                line = bytearray(lines[at])
+                where = chance.randrange(len(line) + 1)
+                line[where : where + chance.randrange(3)] = bytes(
+                    chance.randrange(256) for _ in range(chance.randrange(4))
+                )
+                lines[at] = bytes(line)
+        return b"\n".join(lines)
 
+    merged_so_far = 0
     for _ in range(60000):
-        content = chance.choice(samples)
-        base, ours, theirs = mutated(content), mutated(content), mutated(content)
-        check_kind(chance.choice(KINDS), base, ours, theirs)
-        check_users({name: (mutated(base), mutated(ours), mutated(theirs)) for name in FILES})
+        kind, content = chance.choice(SAMPLES)
+        merged_so_far += check_kind(kind, mutated(content), mutated(content), mutated(content))
+        check_kind(chance.choice(KINDS), mutated(content), mutated(content), mutated(content))
+        check_users({name: (mutated(rows), mutated(rows), mutated(rows)) for name, rows in DATABASES.items()})
+    assert merged_so_far > 20000, "most of it was refused: the samples try nothing"

@@ -158,3 +158,13 @@ def test_nobody_gets_somebody_elses_number(base: dict[str, int], ours: dict[str,
             assert ours.get(name) == after[name] != base.get(name), "only the administrator's own choice"
     assert set(after) >= set(ours) - set(base), "the host's own stay"
     assert set(after) >= set(theirs) - set(base), "the image's new ones come in"
+
+
+def test_a_primary_group_without_a_name_stays_the_number_it_is() -> None:
+    files, _ = merged(
+        passwd=(PASSWD, PASSWD + "ops:x:1000:4242:::\n", PASSWD + "new:x:106:4343:::\n"),
+        group=(GROUP, GROUP.replace("root:x:0:\n", ""), GROUP),
+    )
+    assert "ops:x:1000:4242:" in files["passwd"]
+    assert "new:x:106:4343:" in files["passwd"]
+    assert "root:x:0:0:" in files["passwd"], "also where the host has taken the group away"
