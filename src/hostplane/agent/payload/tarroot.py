@@ -34,6 +34,7 @@ _COMMON = ["sparse_super", "large_file", "filetype", "ext_attr", "extent", "extr
 _FLOOR: Dict[str, List[str]] = {"ext4": [*_COMMON, "dir_index", "huge_file", "flex_bg"], "boot": _COMMON, "xfs": []}
 """For an image that names no floor: what every kernel and every GRUB since 2.02 reads."""
 _MKFS_SECONDS = 600
+_SMALL = 1 << 30
 _CHILD = (
     "import sys; sys.path.insert(0, sys.argv[1]); from hostplane.agent.payload import tarchild; "
     "sys.exit(tarchild.main(sys.argv[2]))"
@@ -145,6 +146,7 @@ def _make(partition: Partition, kind: str, floor: List[str]) -> None:
             "-m",
             "0",
         ]
+        words += ["-i", "4096" if partition.size < _SMALL else "8192"]  # nobody knows yet how many files will come
         words += ["-U", own, "-L", label, "-E", "lazy_itable_init=0,nodiscard", partition.path]
     else:
         words = [found, "-q", "-f", "-K", "-L", label, *floor, "-m", "uuid=" + own, partition.path]

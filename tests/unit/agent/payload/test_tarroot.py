@@ -129,6 +129,11 @@ def test_a_tar_becomes_a_slot_that_boots(tmp_path: Path, kind: str) -> None:
         assert not (tmp_path / "host/run/hostplane/tar/root").exists()
 
 
+def test_a_root_of_small_files_finds_room_for_them(disk: Disk) -> None:
+    disk.install(os_tar(*((info(f"usr/share/small/{number}"), b"x") for number in range(4500))))
+    assert "slot.cfg" in disk.boots()
+
+
 def test_both_slots_have_their_own_names(disk: Disk) -> None:
     disk.install(os_tar())
     first = names(disk, "ROOT-B")
