@@ -29,6 +29,8 @@ from .write import ImageWriter, reads_back
 __all__ = ["Bundle", "Steps", "estimate", "held_size"]
 
 _log = logging.getLogger("hostplane.agent")
+_ORDER = ("root", "boot")
+"""The root first: an initramfs is made of files that the root has too."""
 _NOTED = 64 << 20
 _SCRATCH = "var/lib/hostplane/scratch"
 _PLAN = "plan-"
@@ -147,7 +149,7 @@ class Bundle(object):
         fresh = record.Fresh.of(self._host, self._slot, self._image.digest)
         steps.planned(self.plan(fresh))
         steps.begin()
-        for name in IMAGES:
+        for name in _ORDER:
             self._write(name, steps)
         fresh.settle()
 
@@ -167,9 +169,9 @@ class Bundle(object):
             held.append(Held(volume, record.held_entries(self._host, active, name, volume, self._scratch)))
         download = reused = 0
         before = record.load(self._host, self._slot)
-        for name in IMAGES:
+        for name in _ORDER:
             volume = self._volume(name, self._slot)
-            one = self._plans[name] = ImagePlan(name, indexes[name], volume, held, self._scratch)
+            one = self._plans[name] = ImagePlan(name, indexes[name], volume, list(held), self._scratch)
             if one.blob_size != manifest.images[name][1].size:
                 raise HostError("BundleInvalid", part="%s frames" % name, detail="their sizes do not add up")
             known = 0 if before is None else before.metadata.images[name].size
@@ -177,6 +179,7 @@ class Bundle(object):
             cost = one.cost()
             download, reused = download + cost.download, reused + cost.reused
             self._pace.expect(BLOCK * (one.header.blocks - one.map.count(1)))
+            held.append(Held(volume, indexes[name].entries))  # what it will hold by the time the next one is written
         return Plan(download + fixed, reused, self.size)
 
     def _volume(self, name: str, slot: str) -> Volume:

@@ -68,6 +68,12 @@ class IndexFile(NamedTuple):
     image_size: int
     image_sha256: str
 
+    def entries(self) -> Iterator[bytes]:
+        """Its records of ENTRY, sorted."""
+        with open(self.path, "rb") as file:
+            for entry in BlockIndex(file.read, self.size).entries():
+                yield entry
+
 
 class Held(NamedTuple):
     """A list of blocks at hand: `entries` gives its records of ENTRY anew each time, `volume` the blocks."""

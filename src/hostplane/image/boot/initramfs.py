@@ -2,8 +2,9 @@
 
 The generator's own ways are slow and wide (every network driver, or only this machine's): which modules go in is
 decided here (data/initramfs/modules.toml, the recipe), the generator brings the rest. One that insists on compressing
-is given the fastest way and undone, since an upgrade fetches much less of an initramfs that is stored uncompressed;
-where BOOT lacks the room, it is compressed again at the end, reproducibly.
+is given the fastest way and undone, since an upgrade fetches much less of an initramfs that is stored uncompressed, its
+files on block boundaries as they are in the root; where BOOT lacks the room, it is compressed again at the end,
+reproducibly.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import BinaryIO
 
 from hostplane.errors import ImageError
 from hostplane.image.boot import kernel
+from hostplane.image.boot.aligned import align
 from hostplane.image.boot.kernel import Kernel
 from hostplane.image.boot.kernelmodules import module_name
 from hostplane.image.root.rootpath import within
@@ -55,6 +57,7 @@ def make(work: Work, found: Kernel, target: Path) -> None:
         else:
             _initramfs_tools(work, found, place, paths)
         _unpack(work, place / "out", target, place)
+    align(target)
 
 
 @contextmanager

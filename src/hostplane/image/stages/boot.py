@@ -20,7 +20,7 @@ import msgspec
 from hostplane.agent import firmware
 from hostplane.distros.profile import Profile
 from hostplane.errors import ImageError
-from hostplane.image.boot import esp, grub, grubimage, initramfs, kernel
+from hostplane.image.boot import aligned, esp, grub, grubimage, initramfs, kernel
 from hostplane.image.recipe import Arch, Firmware, Recipe, StageName
 from hostplane.image.stage import Inputs, Work
 
@@ -43,6 +43,7 @@ def inputs(recipe: Recipe, profile: Profile) -> Inputs:
         "firmware": sorted(recipe.boot.firmware),
         "modules": sorted(recipe.boot.modules),
         "boot_mib": recipe.disk.boot_mib,
+        "alignment": aligned.BLOCK,
         "initramfs": profile.initramfs,
         "efi": [profile.efi_vendor, msgspec.to_builtins(profile.loader)],
         "grub": [profile.grub_prefix, profile.grub_modules],

@@ -39,11 +39,11 @@ def entries(content: bytes) -> set[bytes]:
 
 
 def test_an_empty_slot_gets_the_whole_image(host: BundleHost) -> None:
-    image = host.bundle("v1", blocks(OLD))
+    image = host.bundle("v1", blocks(OLD), boot=blocks([-8, 0, -9]))
     source = host.source(image)
     host.stage(image, source)
     assert host.slot("ROOT-B") == blocks(OLD)
-    assert host.slot("BOOT-B") == blocks([1, 0, 2])
+    assert host.slot("BOOT-B") == blocks([-8, 0, -9])
     assert source.frames_bytes == sum(blob.size for _, blob in host.opened("v1").manifest.images.values())
     assert host.begun == 1
 
@@ -281,3 +281,15 @@ def test_on_a_disk_nothing_but_the_passive_slot_is_written(tmp_path: Path) -> No
     assert changed == {"nvme2n1p5", "nvme2n1p7"}
     assert after["nvme2n1p7"][: 249 * BLOCK] == blocks(list(range(1, 250)))
     assert after["nvme2n1p7"][249 * BLOCK :] == before["nvme2n1p7"][249 * BLOCK :]
+
+
+def test_the_boot_image_takes_from_the_new_root_what_both_have(host: BundleHost) -> None:
+    """As an initramfs on block boundaries does."""
+    root = blocks([*range(1, 40), *(-n for n in range(1, 60))])
+    boot = blocks([0, *(-n for n in range(10, 50)), 7, 0])
+    image = host.bundle("v1", root, boot, frame_bytes=4 * BLOCK, codec="none")
+    source = host.source(image)
+    host.stage(image, source)
+    assert (host.slot("ROOT-B"), host.slot("BOOT-B")) == (root, boot)
+    frames = host.opened("v1").manifest.images["root"][1].size
+    assert source.frames_bytes == frames
