@@ -88,7 +88,10 @@ def status_text(report: Dict[str, Any]) -> str:
     if "trialSecondsLeft" in report:
         lines.append("trial    %d s left" % report["trialSecondsLeft"])
     if report.get("settings"):
-        lines.append("settings %s" % (report["settings"]["error"] or report["settings"]["version"]))
+        settings = report["settings"]
+        later = " (some of it after a reboot)" if settings.get("rebootNeeded") else ""
+        lines.append("settings %s" % (settings["error"] or settings["version"] + later))
+        lines += ["         not so any more: " + line for line in settings.get("drift", ())]
     if report.get("etc"):
         etc = report["etc"]
         lines.append("etc      %d merged, %d kept, %d conflicts" % (etc["merged"], etc["kept"], len(etc["conflicts"])))

@@ -38,6 +38,7 @@ EVENTS: Dict[str, str] = {
     "RollbackAsked": "d3a7d8e96e6d488cb813ebe25933a00a",
     "SettingsApplied": "76b3eb556abc45139687c0b819c01264",
     "SettingsRefused": "665d53373b534e2598aae0487eee6237",
+    "SettingsDrifted": "7eaa14fa80114a52aea04df69420728a",
     "WatchdogOpened": "c3149e361a96424ea766e185979a937f",
     "WatchdogClosed": "ce687bd27f11472b9391b8cd5e79921c",
     "WatchdogMissing": "a6ce863ba7a940fc8302b3c63fdeb708",
@@ -80,11 +81,14 @@ def story(before: State, after: State) -> List[Event]:
     told = []
     if (before.phase, before.operation) != (after.phase, after.operation):
         told.append(_of_phase(before, after))
-    if after.settings_digest != before.settings_digest:
+    if after.settings_digest and after.settings_digest != before.settings_digest:
         words = "settings %s are in force" % (after.settings_version or "without a version")
         told.append(Event("SettingsApplied", words, fields={"VERSION": after.settings_version}))
     if after.settings_error and after.settings_error != before.settings_error:
         told.append(Event("SettingsRefused", "settings not applied: " + after.settings_error, logging.WARNING))
+    if after.settings_drift and after.settings_drift != before.settings_drift:
+        words = "not as set any more: " + "; ".join(after.settings_drift.split("\n"))
+        told.append(Event("SettingsDrifted", words, logging.WARNING, {"VERSION": after.settings_version}))
     return [event for event in told if event.name]
 
 

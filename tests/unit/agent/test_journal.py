@@ -119,6 +119,8 @@ NOTED = (Transition("Idle", "", "released"),)
         (State(phase="Returned"), State(phase="Idle", transitions=NOTED), ["Released"]),
         (State(), State(settings_digest="x", settings_version="s1"), ["SettingsApplied"]),
         (State(), State(settings_error="no"), ["SettingsRefused"]),
+        (State(), State(settings_drift="/etc/motd: files /etc/motd"), ["SettingsDrifted"]),
+        (State(settings_digest="x", settings_version="s1"), State(), []),
         (State(image=Image()), State(seq=3), []),
     ],
 )
