@@ -1,9 +1,9 @@
 """What a host that runs one bundle would fetch of another: computed offline from the two block indexes.
 
 The indexes are merged, sorted side by side. A block is held when either image of the running slot has one of the same
-hash; the other slot may hold more, so this is the most a host of that version fetches. Whole frames is what a host
-takes over the network today; per block is the share of those frames' stored bytes that the missing blocks are, the
-least any codec-bound scheme could take.
+hash, or, for the boot image, the new root, which a host writes first; the other slot may hold more, so this is the most
+a host of that version fetches. Whole frames is what a host takes over the network today; per block is the share of
+those frames' stored bytes that the missing blocks are, the least any codec-bound scheme could take.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import heapq
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from msgspec import Struct
 
 from hostplane.agent.bundle.blockindex import HASH, BlockIndex
 from hostplane.agent.bundle.limits import BLOCK
+from hostplane.agent.bundle.manifest import Descriptor
 from hostplane.image.bundle.ocilayout import Opened
 from hostplane.image.bundle.unpack import places
 
@@ -52,7 +53,7 @@ def estimate(old: Opened, new: Opened) -> Download:
     """
     blocks = missing = missing_frames = whole = full = index_bytes = 0
     share = 0.0
-    for index, blob in new.manifest.images.values():
+    for name, (index, blob) in new.manifest.images.items():
         index_bytes += index.size
         full += blob.size
         with new.path(index).open("rb") as file:
@@ -64,7 +65,10 @@ def estimate(old: Opened, new: Opened) -> Download:
                 lengths.append(frame.raw // BLOCK)
             where = places(reader)
             lost: dict[int, set[int]] = {}
-            for entry in _missing(reader.entries(), old):
+            held = [(old, one) for one, _ in old.manifest.images.values()]
+            if name == "boot":
+                held.append((new, new.manifest.images["root"][0]))
+            for entry in _missing(reader.entries(), held):
                 place = where[int.from_bytes(entry[HASH:], "big")]
                 lost.setdefault(bisect_right(starts, place) - 1, set()).add(place)
             blocks += reader.header.entries
@@ -83,17 +87,17 @@ def estimate(old: Opened, new: Opened) -> Download:
     )
 
 
-def _missing(entries: Iterator[bytes], old: Opened) -> Iterator[bytes]:
-    """The entries whose hash is in neither image of `old`."""
+def _missing(entries: Iterator[bytes], held: Sequence[tuple[Opened, Descriptor]]) -> Iterator[bytes]:
+    """The entries whose hash is in none of the block indexes `held`."""
     with ExitStack() as files:
         readers = []
-        for index, _ in old.manifest.images.values():
-            readers.append(BlockIndex(files.enter_context(old.path(index).open("rb")).read, index.size))
-        held = (entry[:HASH] for entry in heapq.merge(*(reader.entries() for reader in readers)))
-        current = next(held, None)
+        for opened, index in held:
+            readers.append(BlockIndex(files.enter_context(opened.path(index).open("rb")).read, index.size))
+        shorts = (entry[:HASH] for entry in heapq.merge(*(reader.entries() for reader in readers)))
+        current = next(shorts, None)
         for entry in entries:
             short = entry[:HASH]
             while current is not None and current < short:
-                current = next(held, None)
+                current = next(shorts, None)
             if current != short:
                 yield entry
