@@ -52,6 +52,10 @@ def _run(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS).stdout
 
 
+def _ends_well(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False).returncode == 0
+
+
 def _ext4(tree: Path, image: Path, mib: int, features: tuple[str, ...]) -> None:
     with image.open("wb") as file:
         file.truncate(mib * _MIB)
@@ -89,7 +93,7 @@ class NativeHost:
     def __init__(self, directory: Path) -> None:
         self.directory, self.disk, self.log = directory, directory / "disk", directory / "log"
         self.root = directory / "host"
-        self._offsets: dict[str, int] = {}
+        self.offsets: dict[str, int] = {}
         self._stop: list[Callable[[], None]] = []
         self.images = [self._image(version) for version in (1, 2)]
         self._bundle()
@@ -156,12 +160,12 @@ class NativeHost:
         for number, (name, mib) in enumerate(_SIZES.items(), start=1):
             guid = f"00000000-0000-4000-8000-{number:012}"
             parts.append(gpt.Partition(number, _TYPE, guid, offset // 512, (offset + mib * _MIB) // 512 - 1, name))
-            self._offsets[name] = offset
+            self.offsets[name] = offset
             offset += mib * _MIB
         self._guid = parts[4].guid
         table = gpt.make("00000000-0000-4000-8000-000000000000", offset + _MIB, tuple(parts))
         work = self.directory / "trees"
-        block = render(BootState())
+        block = render(BootState(1, "A", True, 0, False, 0))
         (work / "BOOTSTATE/grub").mkdir(parents=True)
         (work / "BOOTSTATE/grub/grub.cfg").write_text("menu\n" * 500)
         for name in ("env1", "env2"):
@@ -185,7 +189,7 @@ class NativeHost:
                 ("BOOT-A", self.images[0].boot),
                 ("ROOT-A", self.images[0].root),
             ):
-                os.pwrite(disk.fileno(), image.read_bytes(), self._offsets[name])
+                os.pwrite(disk.fileno(), image.read_bytes(), self.offsets[name])
 
     def _host(self) -> None:
         root = self.root
@@ -213,42 +217,60 @@ class NativeHost:
         """Stage, switch, two boots of which the first fails, trial, commit."""
         base = self.directory / "base"
         shutil.copyfile(self.disk, base)
-        with self._device() as loop:
+        self.log.write_bytes(b"")
+        with self._device(
+            *(
+                f"driver=file,node-name={name},filename={path}"
+                for name, path in (("disk", self.disk), ("log", self.log))
+            ),
+            "driver=blklogwrites,node-name=top,file=disk,log=log,log-sector-size=512",
+        ) as loop:
             self._boot(loop, "A", 1)
             with self._mounted(loop), self._agent(reboots=True) as agent:
                 agent.call("stage", image=self.image)
-                self._until(agent, "Staged")
+                self.until(agent, "Staged")
                 agent.call("switch", seq=1, operation="upgrade", digest=self.digest, trialSeconds=600)
             self._load(loop, 2)  # a boot that gets nowhere: only the loader has written
             self._load(loop, 3)
             with self._mounted(loop):
                 take_tries(BootFiles(str(self.root / "boot/hostplane"), lambda: None), "B")
                 with self._agent() as agent:
-                    self._until(agent, "Trial")
+                    self.until(agent, "Trial")
                     report = self._confirmed(agent)
                     assert (report["phase"], report["activeSlot"]) == ("Idle", "B")
         return Recording(base, self.log, (self.images[0], self.images[1]))
 
     @contextmanager
-    def _device(self) -> Iterator[str]:
+    def running(self, *nodes: str, is_cached: bool = True) -> Iterator[tuple[AgentClient, Path]]:
+        """(the agent on slot A, the host's root), the disk being behind these nodes of QEMU's; the last is `top`.
+
+        Args:
+            is_cached: whether this machine's kernel may answer reads of what it has written itself. Without that,
+                faults of the nodes are seen at once; but QEMU's FUSE then mixes up writes that come at the same time.
+        """
+        with self._device(*nodes, is_cached=is_cached) as loop:
+            self._boot(loop, "A", 1)
+            with self._mounted(loop), self._agent() as agent:
+                yield agent, self.root
+
+    @contextmanager
+    def _device(self, *nodes: str, is_cached: bool = True) -> Iterator[str]:
         shown = self.directory / "shown"
         shown.touch()
-        self.log.write_bytes(b"")
-        command = ["qemu-storage-daemon"]
-        for node, file in (("disk", self.disk), ("log", self.log)):
-            command += ["--blockdev", f"driver=file,node-name={node},filename={file}"]
-        command += ["--blockdev", "driver=blklogwrites,node-name=both,file=disk,log=log,log-sector-size=512"]
-        command += ["--export", f"type=fuse,id=shown,node-name=both,mountpoint={shown},writable=on"]
+        command = ["qemu-storage-daemon", *(word for node in nodes for word in ("--blockdev", node))]
+        command += ["--export", f"type=fuse,id=shown,node-name=top,mountpoint={shown},writable=on"]
         with ExitStack() as stack:
             daemon = subprocess.Popen(command)
             stack.callback(daemon.wait, _SECONDS)
             stack.callback(daemon.terminate)
             self._await(lambda: shown.stat().st_size > 0)
-            loop = _run("losetup", "--find", "--show", "--partscan", shown).strip()
+            loop = _run(
+                "losetup", "--find", "--show", "--partscan", f"--direct-io={'off' if is_cached else 'on'}", shown
+            ).strip()
             stack.callback(_run, "losetup", "--detach", loop)
             if not os.path.exists(f"{loop}p1"):  # a kernel that knows no GPT
                 _run("partx", "--add", loop)
-                stack.callback(_run, "partx", "--delete", loop)
+                stack.callback(self._await, lambda: _ends_well("partx", "--delete", loop))
             self._await(lambda: os.path.exists(f"{loop}p{len(_SIZES)}"))
             name = os.path.basename(loop)
             for number, label in enumerate(_SIZES, start=1):
@@ -319,10 +341,15 @@ class NativeHost:
     def _node(self, loop: str, label: str) -> str:
         return f"{loop}p{list(_SIZES).index(label) + 1}"
 
-    def _until(self, agent: AgentClient, phase: str) -> dict[str, Any]:
+    def until(self, agent: AgentClient, *phases: str) -> dict[str, Any]:
+        """The report in one of these phases.
+
+        Raises:
+            AssertionError: staging failed, where that is none of them.
+        """
         report: dict[str, Any] = agent.call("status")
         deadline = time.monotonic() + _SECONDS
-        while report["phase"] != phase:
+        while report["phase"] not in phases:
             assert report["phase"] != "Failed", report["lastError"]
             assert time.monotonic() < deadline, report
             report = agent.call("wait", revision=report["revision"], timeoutSeconds=5)
@@ -337,6 +364,10 @@ class NativeHost:
             except HostError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+
+    def gone(self, root: Path) -> None:
+        """Wait until the agent has asked for its reboot."""
+        self._await((root / "run/hostplane/reboot").exists)
 
     @staticmethod
     def _await(holds: Callable[[], bool]) -> None:
