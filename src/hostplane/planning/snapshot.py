@@ -64,7 +64,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     vanished and when (seconds since 1970).
 
     `refused` and `warnings` are what api/validate.py says of owners (`os/NAMESPACE/NAME`, `group/NAME`) and of
-    `rollout/NAME`; `unread` holds the keys of OS objects that exist and do not decode.
+    `rollout/NAME`, `refused` also of `settings/NAME`, a group's own settings; `unread` holds the keys of OS objects
+    that exist and do not decode.
     """
 
     nodes: Mapping[str, Node] = {}

@@ -219,6 +219,24 @@ def test_a_check_that_fails_takes_everything_back(host: Any, how: str) -> None:
     assert told.count("try-restart kubelet.service") == 2
 
 
+def test_a_parameter_that_the_kernel_does_not_take_takes_everything_back(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(host)
+    before, real = seen(host), carry._write_parameter
+
+    def write(root: HostRoot, path: str, value: str) -> None:
+        if value == "1":
+            raise HostError("SettingWriteFailed", path=path, detail="Invalid argument")
+        real(root, path, value)
+
+    monkeypatch.setattr(carry, "_write_parameter", write)
+    with pytest.raises(HostError, match="HP-6065"):
+        apply(host, *ALL)
+    assert seen(host) == before
+    assert Journal(HostRoot(str(host.root))).pending() is None
+
+
 def test_undo_gives_back_what_was_there_before_the_first_settings(host: Any) -> None:
     furnish(host)
     before = seen(host)
