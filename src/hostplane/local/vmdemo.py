@@ -46,6 +46,7 @@ _BOOT_SECONDS = 900.0
 _ROLLOUT_SECONDS = 1200.0
 """For each machine in turn: fetch, write, reboot, trial."""
 _TRIAL_SECONDS = 1800
+_NOTHING_NEW = Release(version="", digest="-", pretty_name="")  # of the first boot nobody says that it upgraded
 
 
 @contextlib.contextmanager
@@ -142,7 +143,7 @@ class _Story:
                     self._guests.start(name)
             return len(joined) == len(names)
 
-        if not await audience.until(have_joined, view, "", self._releases["v1"], _BOOT_SECONDS * len(names)):
+        if not await audience.until(have_joined, view, "", _NOTHING_NEW, _BOOT_SECONDS * len(names)):
             late = ", ".join(node.metadata.name for node in audience.nodes() if is_away(node)) or "-"
             self._stuck.append(reason("VmNotJoined", node=late, seconds=round(_BOOT_SECONDS * len(names))))
 
