@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional
 from hostplane.agent import machine
 from hostplane.agent.core import Core
 from hostplane.errors import HostError
+from hostplane.rpc import messages
 
 from . import carry
 from .journal import Journal, Record
@@ -123,7 +124,9 @@ class Keeper(object):
         with self._one_at_a_time:
             record = self._journal.record()
             found = carry.drift(core.host, core.active, record)
-            if found and record is not None and record.enforce and not core.host.is_vetoed:
+            with core.changed:  # what is on trial is judged as it is
+                may_act = core.state.phase in messages.RESTING_PHASES and not core.host.is_vetoed
+            if found and record is not None and record.enforce and may_act:
                 _log.warning("settings put right: %s", "; ".join(found))
                 try:
                     carry.apply(core.host, core.active, core.boot_id, record.request)
