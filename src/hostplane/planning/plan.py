@@ -52,6 +52,8 @@ class OwnerPlan(msgspec.Struct, kw_only=True):
     rollout: Rollout | None = None
     unsettled: Reason | None = None
     """Why the group's own settings are handed to nobody, or None."""
+    drifted: tuple[str, ...] = ()
+    """Members that report that their settings do not hold any more."""
 
 
 class RolloutPlan(msgspec.Struct, kw_only=True):
@@ -244,7 +246,9 @@ class _Pass:
             self._carry_on(owner, standing)
         mine.away = away.count
         mine.hold = self.snap.refused.get(owner)
-        mine.unsettled = self.unsettled.get(owner[6:]) if owner.startswith(GROUP) else None
+        if owner.startswith(GROUP):
+            mine.unsettled = self.unsettled.get(owner[6:])
+            mine.drifted = tuple(s.node for s in found if self._has_drifted(s.node))
         try:
             if mine.hold is not None:
                 pass
@@ -259,6 +263,10 @@ class _Pass:
             for standing in found:
                 if standing.stand is Stand.READY:
                     self.reasons[standing.node] = mine.hold
+
+    def _has_drifted(self, name: str) -> bool:
+        host = self.snap.hosts.get(name)
+        return host is not None and host.status.settings is not None and bool(host.status.settings.drift)
 
     def _carry_on(self, owner: str, standing: Standing) -> None:
         name = standing.node

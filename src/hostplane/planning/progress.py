@@ -142,6 +142,9 @@ def _owner_conditions(
     ]
     if failed:
         rows.append(("Failed", True, reason("HostsFailed", failed=failed, total=len(plan.standings))))
+    if plan.drifted:
+        named = ", ".join(plan.drifted[:10]) + (", ..." if len(plan.drifted) > 10 else "")
+        rows.append(("Drifted", True, reason("SettingsDrifted", count=len(plan.drifted), nodes=named)))
     if plan.unsettled is not None:
         rows.append(("SettingsAccepted", False, plan.unsettled))
     rows += _hindered(plan.standings)

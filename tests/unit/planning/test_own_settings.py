@@ -124,6 +124,20 @@ def test_settings_that_no_host_could_take_are_said_and_stop_nothing_else() -> No
     assert status.up_to_date == 2  # the upgrade goes on
 
 
+def test_drift_is_a_condition_of_the_group() -> None:
+    cluster = world(2)
+    shown = msgspec.structs.replace(
+        idle("n1", "s1").status, settings=SettingsStatus(version="s1", drift=["/etc/motd: files /etc/motd"])
+    )
+    cluster["hosts"] = {"n0": idle("n0", "s1"), "n1": build.host("n1", status=shown)}
+    decided = decide(cluster)
+    status = group_status(cluster["groups"]["web"], decided.owners["group/web"], decided.wishes.groups["web"], (), NOW)
+    (said,) = [c for c in status.conditions if c.type == "Drifted"]
+    assert (said.status, said.reason) == ("True", "SettingsDrifted")
+    assert "on 1 of the hosts" in said.message
+    assert "n1" in said.message
+
+
 def test_never_is_never() -> None:
     cluster = world(1)
     cluster["nodes"]["n0"] = build.node("n0", labels={"pool": "web", "hostplane.dev/agent": "native", NEVER: ""})
