@@ -86,7 +86,8 @@ class Volume(object):
         self._guard()
         with faults(self.partition.label):
             is_device = bool(self.partition.numbers) and stat.S_ISBLK(os.stat(self.partition.path).st_mode)
-            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if is_device else os.O_CREAT)
+            flags = os.O_RDWR | os.O_CLOEXEC
+            flags |= os.O_EXCL if is_device else 0 if self.partition.numbers else os.O_CREAT
             try:
                 self._writer = os.open(self.partition.path, flags, 0o600)
             except OSError as fault:
@@ -101,9 +102,13 @@ class Volume(object):
         return HostError("SlotUnfit", label=self.partition.label, path=self.partition.path, detail=detail)
 
     def _compare(self, descriptor: int) -> None:
-        """Raise when a block device is not the one that was found."""
+        """Raise when a block device is not the one that was found; in a made-up /dev a file may stand for it."""
         about = os.fstat(descriptor)
-        if not self.partition.numbers or not stat.S_ISBLK(about.st_mode):
+        if not self.partition.numbers:
+            return
+        if not stat.S_ISBLK(about.st_mode):
+            if self.partition.path.startswith("/dev/"):
+                raise self._unfit("it is no block device")
             return
         numbers = "%d:%d" % (os.major(about.st_rdev), os.minor(about.st_rdev))
         if numbers != self.partition.numbers:
@@ -223,17 +228,13 @@ class Volume(object):
         return _Direct(io.FileIO(descriptor, "rb"), mmap.mmap(-1, PIECE))
 
     def close(self) -> None:
-        """Let go; safe to repeat. Raises HostError when the last bytes cannot be flushed."""
-        try:
-            if self._dirty:
-                self.sync()
-        finally:
-            self._dirty = 0
-            for descriptor in (self._reader, self._writer):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._reader = self._writer = -1
-            if self._direct is not None:
-                self._direct.file.close()
-                self._direct.memory.close()
-                self._direct = None
+        """Let go, flushed or not; safe to repeat."""
+        for descriptor in (self._reader, self._writer):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._reader = self._writer = -1
+        self._dirty = 0
+        if self._direct is not None:
+            self._direct.file.close()
+            self._direct.memory.close()
+            self._direct = None

@@ -87,3 +87,20 @@ def test_nothing_is_written_behind_the_end(tmp_path: Path) -> None:
     volume.open_writer(PIECE)
     assert refusal(lambda: volume.write(PIECE // BLOCK - 1, bytes(2 * BLOCK))) == "SlotFull"
     volume.close()
+
+
+def test_a_volume_that_cannot_be_flushed_is_let_go_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume(Partition("ROOT-B", str(tmp_path / "slot"), PIECE), lambda: None)
+    volume.open_writer(PIECE)
+    volume.write(0, bytes(BLOCK))
+
+    def fdatasync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    before = len(os.listdir("/proc/self/fd"))
+    assert refusal(volume.sync) == "SlotWriteFailed"
+    volume.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
