@@ -18,9 +18,9 @@ UNIT = "/usr/lib/systemd/system/hostplane-agent.service"
 # The unit's own sandbox around another program.
 MERGE = (
     r"sed -e '/^ExecStart=/d; /^Restart/d; /^Type=/d; /^\[Service\]/a Type=oneshot' "
-    r"-e '/^\[Service\]/a ExecStart=/usr/bin/python3 /var/tmp/merge.py\nStandardOutput=file:/run/merge'"
+    r"-e '/^\[Service\]/a ExecStart=/usr/bin/python3 /var/lib/merge.py\nStandardOutput=file:/run/merge'"
     f" {UNIT} >/run/systemd/system/merge.service"
-    " && systemctl daemon-reload && systemctl start merge && cat /run/merge"
+    " && systemctl daemon-reload && { systemctl start merge || { cat /run/merge; false; }; } && cat /run/merge"
 )
 SCRIPT = r"""import sys
 sys.path.insert(0, "/usr/lib/hostplane/agent.pyz")
@@ -75,7 +75,7 @@ def test_both_sides_arrive_owners_follow_and_going_back_restores_the_old_etc(
         host = Guest(machine)
         assert host.banner() == ("A", "healthy")
         host.log_in()
-        host.run(f"echo {base64.b64encode(SCRIPT.encode()).decode()} | base64 -d >/var/tmp/merge.py")
+        host.run(f"echo {base64.b64encode(SCRIPT.encode()).decode()} | base64 -d >/var/lib/merge.py")
         host.run("useradd -m -u 1500 ops && systemctl mask e2scrub_all.timer && chmod 600 /etc/motd")
         assert host.run(TIMESYNC).strip() == "systemd-timesync"
         assert "M /etc/passwd" in host.run("hostplane-agent etc diff")
@@ -88,7 +88,7 @@ def test_both_sides_arrive_owners_follow_and_going_back_restores_the_old_etc(
             "0",
         ]
         live = host.run(PRINT)
-        host.run("python3 /var/tmp/merge.py B")
+        host.run("python3 /var/lib/merge.py B")
         host.reboot()
         assert host.banner() == ("B", "healthy")
         host.log_in()
@@ -106,7 +106,7 @@ def test_both_sides_arrive_owners_follow_and_going_back_restores_the_old_etc(
             "/dev/null",
         ]
         assert host.run(PRINT) == live
-        host.run("python3 /var/tmp/merge.py A")
+        host.run("python3 /var/lib/merge.py A")
         host.reboot()
         assert host.banner() == ("A", "healthy")
         host.log_in()

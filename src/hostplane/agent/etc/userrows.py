@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
 
 def parse(name: str, content: bytes) -> Rows:
-    """The database `name`; never fails: a line of another form is a stray."""
+    """The database `name`; never fails: a line of another form is a stray, a name's second line means nothing."""
     rows: Dict[str, Row] = {}
     order: List[Row] = []
     strays: List[str] = []
@@ -38,9 +38,10 @@ def parse(name: str, content: bytes) -> Rows:
         fields = tuple(line.split(":"))
         if not line.strip():
             continue
-        is_ranges = name in ("subuid", "subgid")
-        if not _is_row(name, fields) or (fields[0] in rows and not is_ranges):
+        if not _is_row(name, fields):
             strays.append(line)
+            continue
+        if fields[0] in rows and name not in ("subuid", "subgid"):
             continue
         rows.setdefault(fields[0], fields)
         order.append(fields)
