@@ -7,7 +7,6 @@ An image of 16 GiB has four million blocks; what is known of them lies in sorted
 import hashlib
 import heapq
 import os
-import tempfile
 from typing import Iterable, Iterator, List, Tuple
 
 from hostplane.agent.bundle.blockindex import ENTRY, HASH
@@ -66,9 +65,9 @@ class Sorter(object):
         self._open = []
         try:
             if self._file < 0:
-                descriptor, path = tempfile.mkstemp(prefix="sort-", dir=self._directory)
+                path = os.path.join(self._directory, "sort-%d-%d" % (os.getpid(), id(self)))
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 os.unlink(path)
-                self._file = descriptor
             self._runs.append((self._end, len(content)))
             while content:
                 done = os.pwrite(self._file, content, self._end)
