@@ -14,7 +14,7 @@ from hostplane.agent import gpt
 from hostplane.agent.bootstate import BootState, render
 from hostplane.local.qemu import Machine, make_overlay
 
-PATIENCE = float(os.environ.get("HOSTPLANE_VMPATIENCE", "1"))  # more on a machine that does other things, too
+PATIENCE = float(os.environ.get("HOSTPLANE_VM_PATIENCE", "1"))  # more on a machine that does other things, too
 BOOT_SECONDS = 300.0 * PATIENCE  # one takes 30 to 60 where nothing else runs
 COMMAND_SECONDS = 120.0 * PATIENCE
 TEST_SECONDS = 900.0 * PATIENCE
