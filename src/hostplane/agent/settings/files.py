@@ -98,11 +98,13 @@ def _units(wish: Wish, given: Any) -> List[str]:
 
 
 class Known(NamedTuple):
-    """The unit of a name that is on the host: its path (empty: none), its text, and whether it is masked."""
+    """The unit of a name that is on the host: its path (empty: none), its text, whether it is masked, and whether the
+    image itself wants it, which no link in /etc takes back."""
 
     path: str = ""
     text: str = ""
     is_masked: bool = False
+    is_wanted: bool = False
 
 
 def unit_wanted(wish: Wish, known: Callable[[str], Known]) -> List[Wanted]:
@@ -139,6 +141,8 @@ def unit_wanted(wish: Wish, known: Callable[[str], Known]) -> List[Wanted]:
     found = known(name)
     if content is None and not found.path and not wish.is_delete:
         raise refuse(UNITS, wish, "the image has no such unit, so it needs its content")
+    if state == "disabled" and found.is_wanted:
+        raise refuse(UNITS, wish, "the image itself enables it, so only state masked keeps it from starting")
     wanted = []
     if content is not None:
         wanted.append(Wanted(path, Entry(content), tells))

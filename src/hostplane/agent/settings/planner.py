@@ -350,7 +350,8 @@ class Planner(object):
             if found is not None and found.is_link:
                 is_masked = is_masked or found.data == b"/dev/null"
             elif found is not None:
-                return files.Known(place + name, found.data.decode("utf-8", "replace"), is_masked)
+                text = found.data.decode("utf-8", "replace")
+                return files.Known(place + name, text, is_masked, reactions.is_wanted(self._host, name))
         return files.Known("", "", is_masked)
 
     def _checks(self, model: str, wishes: List[Wish]) -> None:

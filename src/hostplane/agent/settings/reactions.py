@@ -5,6 +5,7 @@ directory has none: there the words are written into run/hostplane/services, and
 run/hostplane/unhealthy/NAME exists, which is what tests and demonstrations need.
 """
 
+import glob
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ __all__ = [
     "Effect",
     "Services",
     "check_wished",
+    "is_wanted",
 ]
 
 ARGUMENTS_MODEL, CHECK_MODEL = "kernel.arguments", "check"
@@ -50,6 +52,14 @@ def check_wished(wish: Wish) -> float:
         places = " or ".join(CHECK_DIRECTORIES)
         raise refuse(CHECK_MODEL, wish, "the key is seconds, or the name of a program in %s" % places)
     return 0.0
+
+
+def is_wanted(host: HostRoot, unit: str) -> bool:
+    """Whether the image itself enables `unit`: `systemctl is-enabled` does not count such links."""
+    for place in ("usr/lib/systemd/system/*.wants/", "usr/lib/systemd/system/*.requires/"):
+        if glob.glob(host.path(place) + glob.escape(unit)):
+            return True
+    return False
 
 
 class Effect(NamedTuple):
@@ -104,6 +114,8 @@ class Services(object):
     def _settle(self, verb: str, unit: str) -> None:
         """After a daemon-reload: what the unit's state asks for."""
         state = self._ask("is-enabled", unit)[1].strip()
+        if state == "disabled" and is_wanted(self._host, unit):
+            state = "enabled"
         if verb == "settle" and state.startswith("enabled"):
             self._run("restart", unit)
         elif (verb == "settle" and state == "disabled") or state in ("masked", "not-found") or "o such file" in state:

@@ -283,6 +283,20 @@ def test_undo_refuses_where_somebody_changed_the_same_lines(host: Any) -> None:
 # --- drift
 
 
+def test_a_unit_that_the_image_enables_can_only_be_masked(host: Any) -> None:
+    furnish(host)
+    host.write("usr/lib/systemd/system/theirs.service", UNIT)
+    (host.root / "usr/lib/systemd/system/multi-user.target.wants").mkdir()
+    (host.root / "usr/lib/systemd/system/multi-user.target.wants/theirs.service").symlink_to("../theirs.service")
+    with pytest.raises(HostError, match="only state masked"):
+        apply(host, ("units", "", [("theirs.service", {"state": "disabled"}, "")]))
+    apply(host, ("units", "", [("theirs.service", {"state": "masked"}, "")]))
+    assert os.readlink(host.root / "etc/systemd/system/theirs.service") == "/dev/null"
+    apply(host, ("units", "", [("theirs.service", {"state": "enabled"}, "")]), version="s2")
+    assert not os.path.lexists(host.root / "etc/systemd/system/theirs.service")
+    assert drift(host) == []
+
+
 def test_drift_names_file_and_setting(host: Any) -> None:
     furnish(host)
     apply(host, *ALL)
