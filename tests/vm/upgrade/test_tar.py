@@ -46,7 +46,7 @@ def served(directory: Path) -> Iterator[str]:
 
 @pytest.mark.timeout(3 * TEST_SECONDS)
 def test_an_os_tar_becomes_the_other_slot(images: Images) -> None:
-    old, new = images.made(), images.made(*V2, 'image.outputs+=["os.tar"]')
+    old, new = images.made(), images.made(*V2, 'image.outputs+=["os-tar"]')
     assert old.disk is not None
     assert new.disk is not None
     tar = new.disk.parent / "os.tar"
