@@ -4,7 +4,8 @@
     http(s)://HOST[:PORT]/DIRECTORY/                     an OCI image layout, served as files
     file:///DIRECTORY                                    the same on this host
 
-Container clients' short names are read as they read them. Nothing is looked up here.
+A short name, which container clients complete with a registry of their own choice, is refused: what is fetched must not
+depend on who reads it. Nothing is looked up here.
 """
 
 import re
@@ -17,8 +18,6 @@ from .access import shown
 
 __all__ = ["Reference", "parse_reference"]
 
-_DEFAULT_HOST, _DEFAULT_SERVER, _DEFAULT_PREFIX = "docker.io", "registry-1.docker.io", "library/"
-_ALIASES = ("index.docker.io", "registry-1.docker.io")
 _HOST = re.compile(r"\A(localhost|[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?\Z")
 _REPOSITORY = re.compile(r"\A[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)*\Z")
 _TAG = re.compile(r"\A[0-9A-Za-z_][0-9A-Za-z._-]{0,127}\Z")
@@ -33,16 +32,6 @@ class Reference(NamedTuple):
     repository: str = ""
     tag: str = ""
     digest: str = ""
-
-    @property
-    def server(self) -> str:
-        """Where a registry is really reached."""
-        return _DEFAULT_SERVER if self.place == _DEFAULT_HOST else self.place
-
-    @property
-    def names(self) -> "list[str]":
-        """What credentials for a registry may be filed under."""
-        return [_DEFAULT_HOST, *_ALIASES] if self.place == _DEFAULT_HOST else [self.place]
 
 
 def parse_reference(ref: str) -> Reference:
@@ -78,13 +67,9 @@ def _registry(ref: str, rest: str) -> Reference:
     name, at, digest = rest.partition("@")
     host, slash, path = name.partition("/")
     if not slash or not ("." in host or ":" in host or host == "localhost"):
-        host, path = _DEFAULT_HOST, name
+        raise _refused(ref, "it does not begin with a registry: HOST[:PORT]/REPOSITORY was expected")
     host = host.lower()
-    if host in _ALIASES:
-        host = _DEFAULT_HOST
     repository, colon, tag = path.partition(":")
-    if host == _DEFAULT_HOST and "/" not in repository:
-        repository = _DEFAULT_PREFIX + repository
     if _HOST.match(host) is None:
         raise _refused(ref, "HOST[:PORT]/REPOSITORY was expected; a name and password go into agent.json")
     if _REPOSITORY.match(repository) is None or len(repository) > 255:

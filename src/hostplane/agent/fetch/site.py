@@ -40,24 +40,24 @@ class Site(object):
 
     def registry(self, ref: Reference) -> List[Endpoint]:
         """The mirrors of a repository, in their order, then the registry itself."""
-        access = self._of(ref.server) or self._of(ref.place) or Access()
-        self._registries.setdefault(ref.server, access)
+        access = self._of(ref.place) or Access()
+        self._registries.setdefault(ref.place, access)
         scope = "repository:%s:pull" % ref.repository
         found = []
         for mirror in access.mirrors:
             parts = urlsplit(mirror)
-            own = self._secret(parts.netloc.lower(), [parts.netloc.lower()])
+            own = self._secret(parts.netloc.lower())
             base, is_plain = "%s/%s/" % (mirror, ref.repository), parts.scheme == "http"
             found.append(Endpoint(self.transport, base, is_plain, own, scope, "ns=" + ref.place))
-        server = access.server or "%s://%s/v2" % ("http" if access.plain_http else "https", ref.server)
+        server = access.server or "%s://%s/v2" % ("http" if access.plain_http else "https", ref.place)
         base, is_plain = "%s/%s/" % (server, ref.repository), server.startswith("http:")
-        found.append(Endpoint(self.transport, base, is_plain, self._secret(ref.place, ref.names), scope))
+        found.append(Endpoint(self.transport, base, is_plain, self._secret(ref.place), scope))
         return found
 
     def web(self, url: str) -> List[Endpoint]:
         """A directory of a web server."""
         place = urlsplit(url).netloc.rpartition("@")[2].lower()
-        return [Endpoint(self.transport, url, url.startswith("http:"), self._secret(place, [place]))]
+        return [Endpoint(self.transport, url, url.startswith("http:"), self._secret(place))]
 
     def _of(self, place: str) -> Optional[Access]:
         """The entry of HOST:PORT, else of HOST."""
@@ -77,14 +77,14 @@ class Site(object):
                 raise HostError("CertificateRefused", detail="%s: %s" % (path, fault)) from None
         return access._replace(ca=found[0], client_cert=found[1], client_key=found[2])
 
-    def _secret(self, place: str, names: List[str]) -> Callable[[], Credentials]:
+    def _secret(self, place: str) -> Callable[[], Credentials]:
         access = self._of(place)
 
         def read() -> Credentials:
             path = access.credentials if access is not None else ""
             if not path and self._client_config:
                 if os.path.exists(self._host.path(self._client_config)):
-                    return read_secret("/" + self._client_config, self._host.inside, names, is_needed=False)
-            return read_secret(path, self._host.inside, names) if path else Credentials()
+                    return read_secret("/" + self._client_config, self._host.inside, [place], is_needed=False)
+            return read_secret(path, self._host.inside, [place]) if path else Credentials()
 
         return read
