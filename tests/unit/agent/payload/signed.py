@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 from hostplane.agent.bundle import manifest as wire
 from hostplane.agent.bundle.manifest import Descriptor
+from hostplane.agent.bundle.signature import Signature
 from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.state import Image
 from tests.unit.agent.bundle.keyring import body, entry, line, signature
@@ -70,9 +72,14 @@ def manifest_of(document: bytes) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _signature(name: str, subject: str, expires: str) -> Signature:
+    return signature(name, subject, expires=expires)
+
+
 def signature_list(subject: str, *signers: str, expires: str = "", **more: Any) -> dict[str, Any]:
     """A list of signatures over `subject` by the keys of these names."""
-    made = [signature(name, subject, expires=expires) for name in signers]
+    made = [_signature(name, subject, expires) for name in signers]
     listed = [
         {
             "keyId": one.key_id,
@@ -135,6 +142,7 @@ def host(
     return HostRoot(str(root))
 
 
+@functools.cache
 def trust_file(keys: tuple[str, ...], **more: Any) -> bytes:
     """A trust file of one version with `keys`, signed by all of them."""
     return line(body(1, *(entry(name) for name in keys), **more), *keys)
