@@ -13,12 +13,15 @@ def _quoted(path: Path) -> str:
 
 
 def recorded(log: Path) -> Callable[[Path], str]:
-    """Opens a raw disk so that every write is in `log` too, in sectors of 512 bytes. `log` is emptied."""
+    """Opens a raw disk so that every write is in `log` too, in sectors of 512 bytes.
+
+    `log` is emptied now; a disk that is opened again goes on in it.
+    """
     log.write_bytes(b"")
 
     def opened(disk: Path) -> str:
         return (
-            "driver=blklogwrites,log-sector-size=512"
+            f"driver=blklogwrites,{'log-append=on' if log.stat().st_size else 'log-sector-size=512'}"
             f",file.driver=raw,file.file.driver=file,file.file.filename={_quoted(disk)}"
             f",log.driver=raw,log.file.driver=file,log.file.filename={_quoted(log)}"
         )
