@@ -17,6 +17,7 @@ from tests.vm.powercut.replay import Sample
 from tests.vm.upgrade.host import powered_on
 from tests.vm.upgrade.story import Story
 
+pytestmark = pytest.mark.long
 SEED = int(os.environ.get("HOSTPLANE_POWER_CUT_SEED", "1"))
 BOOTS = int(os.environ.get("HOSTPLANE_POWER_CUT_BOOTS", "20"))
 IDENTITY = ("machine-id", "hostname")
@@ -46,7 +47,6 @@ def test_what_was_written_in_order_boots_wherever_it_ends(recording: Recording, 
     assert min(counts.first["A"], counts.first["B"]) > 0
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_every_cut_leads_to_a_whole_slot(recording: Recording, wanted: Wanted, tmp_path: Path) -> None:
     counts = judge_all(recording, wanted, tmp_path, Sample(SEED), os.cpu_count() or 1)
@@ -54,7 +54,6 @@ def test_every_cut_leads_to_a_whole_slot(recording: Recording, wanted: Wanted, t
     assert counts.wrong == ()
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_a_sample_of_cut_disks_boots(recording: Recording, wanted: Wanted, tmp_path: Path) -> None:
     sample = Sample(SEED)

@@ -10,6 +10,7 @@ from tests.vm.upgrade.host import powered_on
 from tests.vm.upgrade.images import V2, Images
 from tests.vm.upgrade.story import Story, switched_off
 
+pytestmark = pytest.mark.long
 XFS = ("disk.fs=xfs", "disk.persist_fs=xfs", "disk.root_mib=360", "disk.size_gib=2")
 
 
@@ -40,7 +41,6 @@ def test_a_host_is_upgraded_and_keeps_what_is_its_own(story: Story) -> None:
     assert "new-in-two.conf" in new
 
 
-@pytest.mark.long
 @pytest.mark.timeout(6 * TEST_SECONDS)
 @pytest.mark.parametrize(
     ("firmware", "file_system", "third"),
