@@ -303,7 +303,7 @@ class NativeHost:
                 process.wait(_SECONDS)
                 assert (self.root / "run/hostplane/reboot").exists()
         finally:
-            if process.poll() is None:
+            if process.poll() is None and not (self.root / "run/hostplane/reboot").exists():
                 process.terminate()
             assert process.wait(_SECONDS) == 0
             shutil.rmtree(self.root / "run/hostplane")
