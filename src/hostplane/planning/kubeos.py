@@ -139,7 +139,7 @@ def observe(
         return Standing(name, Stand.BLOCKED, reason("NoOSInstance", node=name), leaves=leaves)
     busy = instance.spec.nodestatus not in ("idle", "")
     if not busy and not labelled:
-        return _at_rest(wish, node, instance, holder, options)
+        return _at_rest(wish, node, instance, holder, now, options)
     record = record_of(instance)
     joins = None if holder else record.seq
     owner = instance.spec.namespacedname
@@ -151,7 +151,9 @@ def observe(
     return _working(wish, node, instance, record, holder, now, options)
 
 
-def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None, options: Options) -> Standing:
+def _at_rest(
+    wish: Wish, node: Node, instance: OSInstance, holder: Holder | None, now: int, options: Options
+) -> Standing:
     name, have = node.metadata.name, node.status.node_info.os_image
     applied = _version(instance.spec.sysconfigs) == _version(instance.status.sysconfigs)
     if holder is None and applied and not wish.configures and have == wish.version:
@@ -177,6 +179,9 @@ def _at_rest(wish: Wish, node: Node, instance: OSInstance, holder: Holder | None
     if tried and record.why not in _TRIED_AGAIN and (record.why or booted):
         why = _why(record.why or "WrongVersion", node, wish, options)
         return Standing(name, Stand.FAILED, why, leaves=leaves)
+    if node.spec.unschedulable and record.schedulable and now - record.ended <= options.ending_grace:
+        # KubeOS's proxy un-labels, then uncordons: taken in between, its cordon would pass for an administrator's.
+        return Standing(name, Stand.WAITING, reason("EndingOperation", node=name), leaves=leaves)
     return Standing(name, Stand.READY, leaves=leaves)
 
 

@@ -12,7 +12,7 @@ from hostplane.planning.plan import Plan
 from hostplane.planning.snapshot import Snapshot
 from hostplane.planning.standing import Stand
 
-from .faults import FAULTS, fleet, ledger_is_lost, lift, mend
+from .faults import FAULTS, fleet, image_changes, ledger_is_lost, lift, mend, os_is_deleted
 from .passes import Operator
 from .world import World
 
@@ -134,6 +134,13 @@ def test_whatever_happens_no_promise_is_broken_and_all_get_there(
 def test_copies_of_different_age_break_no_promise_either(config: dict[str, Any], events: Any, lags: Any) -> None:
     """Each kind has a watch of its own; a Ledger of now may stand beside a node of a minute ago."""
     run(config, [e for e in events if e[1] is not ledger_is_lost], [], lags)
+
+
+def test_a_node_between_its_proxys_two_last_writes_is_not_taken_for_one_that_an_administrator_cordoned() -> None:
+    """It un-labels, then uncordons; a wish that changed meanwhile, and then went, left the node cordoned for ever."""
+    config: dict[str, Any] = {"hosts": 0, "kubeos": 4, "limit": 1, "per_zone": None, "cluster": "100%"}
+    config.update(kubeos_limit=2, mode="serial", steps=False)
+    run(config, [(26, image_changes, 1), (33, os_is_deleted, 0)], [])
 
 
 @pytest.mark.long
