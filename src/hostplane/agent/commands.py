@@ -111,7 +111,7 @@ def trial(options: argparse.Namespace) -> int:
     """Own the trial of this boot, if there is one. Raises HostError ActiveSlotUnknown."""
     from .trial.guard import Guard
 
-    Guard(HostRoot(options.root)).run()
+    Guard(HostRoot.lenient(options.root)).run()
     return 0
 
 
@@ -133,7 +133,7 @@ def banner(options: argparse.Namespace) -> int:
     from . import banner as line_above
 
     try:
-        line = line_above.show(HostRoot(options.root))
+        line = line_above.show(HostRoot.lenient(options.root))
     except OSError as fault:
         raise HostError("BannerNotWritten", detail=str(fault)) from fault
     sys.stdout.buffer.write(line.encode("utf-8") + b"\n")  # whatever the console's locale is

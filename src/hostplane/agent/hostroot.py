@@ -6,16 +6,18 @@ nowhere else, and may not leave the root by `..` or by a symbolic link.
 """
 
 import json
+import logging
 import os
 import subprocess
 import time
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from hostplane.errors import HostError
 
 __all__ = ["Config", "HostRoot", "ImageName", "Installed"]
 
 
+_log = logging.getLogger("hostplane.agent")
 _REBOOT_SECONDS = 60.0  # for the order to be taken, not for the reboot
 
 
@@ -142,13 +144,30 @@ def _seconds(given: Any) -> Dict[str, float]:
 class HostRoot(object):
     """One host's file-system root."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, config: Optional[Config] = None) -> None:
+        """`config` None: the host's own. Raises HostError AgentConfigInvalid."""
         self.root = os.path.realpath(root)
-        self.config = Config()
+        self.config = self._configured() if config is None else config
+
+    @classmethod
+    def lenient(cls, root: str) -> "HostRoot":
+        """With the defaults where the configuration makes no sense: for who has to act whatever it says."""
+        try:
+            return cls(root)
+        except HostError as fault:
+            _log.error("the defaults count: %s", fault)
+            return cls(root, Config())
+
+    def _configured(self) -> Config:
         path = self.path("etc/hostplane/agent.json")
-        if os.path.exists(path):
+        if not os.path.exists(path):
+            return Config()
+        try:
             with open(path, encoding="utf-8") as handle:
-                self.config = read_config(handle.read())
+                raw = handle.read()
+        except (OSError, UnicodeDecodeError) as fault:
+            raise HostError("AgentConfigInvalid", detail=str(fault)) from None
+        return read_config(raw)
 
     def path(self, relative: str) -> str:
         """A path of our own choosing below the root."""

@@ -111,8 +111,8 @@ class Guard(object):
         boot = BootFiles(self._host.path("boot/hostplane"), self._host.refuse_if_vetoed)
         try:
             state = StateFile(self._host.path("var/lib/hostplane/state.json")).load()
-        except HostError:
-            state = None  # the agent sets it aside and says so
+        except (HostError, OSError):
+            state = None  # the agent sets it aside and says so; what runs unproven is on trial all the same
         if not is_on_trial(boot.read(), state, self._active):
             if _ARMED in self._host.kernel_line():  # by the initramfs, for nothing
                 self._open_pack(0).close()

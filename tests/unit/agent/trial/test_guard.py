@@ -75,7 +75,7 @@ class World:
 
     def run(self, answers: Iterator[Any]) -> None:
         self.answers = answers
-        root = HostRoot(str(self.host.root))
+        root = HostRoot.lenient(str(self.host.root))
         Guard(root, self.ask, self.open, self.force, lambda: self.system, lambda: self.now, self.pause).run()
 
 
@@ -316,3 +316,19 @@ def test_which_watchdogs_are_taken(seconds: int, there: list[Device], loaded: li
 
     open_pack(seconds, lambda: here, lambda: here.extend(each for each in loaded if each not in here), start)
     assert taken == opened
+
+
+@pytest.mark.parametrize("content", ["{not json", '{"bootTries": 99}', '{"watchdogSeconds": "soon"}'])
+def test_a_configuration_that_makes_no_sense_does_not_leave_a_trial_unwatched(world: World, content: str) -> None:
+    world.host.write("etc/hostplane/agent.json", content)
+    world.system = "running"
+    with pytest.raises(SystemExit):
+        world.run(for_ever(silent()))
+    assert world.opened == [120]
+    assert not world.host.boot_state().left("B")
+
+
+def test_a_state_that_cannot_be_read_does_not_keep_the_tries(world: World) -> None:
+    (world.host.root / "var/lib/hostplane/state.json").mkdir()
+    world.run(iter(["Trial", "Idle"]))
+    assert world.opened == [120]
