@@ -1,9 +1,8 @@
 """The boot state: which slot the loader tries first, which is proven, and how many tries an unproven one has left.
 
-Two copies (env1, env2) of one GRUB environment block, each 1024 bytes with everything that matters in the first 512:
-one sector, hence written whole or not at all. They are written in place (no truncate, no rename: block addresses never
-change, so the loader needs no journal), env2 first. `seq` and `end` frame the variables: a copy where they differ is
-torn. The loader reads env1 if it is intact, else env2, else assumes two proven slots, A first.
+Two copies (env1, env2) of one GRUB environment block (envblock.py), with everything that matters in the first 512
+bytes: one sector, hence written whole or not at all. The loader reads env1 if it is intact, else env2, else assumes two
+proven slots, A first.
 
     boot order "B A", B_ok=0, B_left=3     B is on trial: tried three times, then A
     B_left=0 while B runs                  B lives; whatever ends this boot now leads back to A
@@ -13,13 +12,13 @@ The format is frozen for ever: an old loader and a new agent always meet. Everyt
 simulated loader decides with the same `plan_boot`.
 """
 
-import os
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 from hostplane.errors import HostError
 
+from .envblock import TwoCopies, pack, unpack
+
 __all__ = [
-    "BLOCK_SIZE",
     "DEFAULT",
     "SLOTS",
     "BootFiles",
@@ -32,9 +31,7 @@ __all__ = [
 ]
 
 SLOTS = ("A", "B")
-BLOCK_SIZE = 1024
 _SECTOR = 512
-_HEADER = b"# GRUB Environment Block\n"
 _FLAGS, _TRIES = ("0", "1"), tuple("0123456789")
 
 
@@ -73,41 +70,28 @@ DEFAULT = BootState()
 
 def render(state: BootState) -> bytes:
     """The 1024 bytes of one copy."""
-    lines = (
-        ("seq", state.seq),
+    variables = (
         ("order", "%s %s" % (state.first, other(state.first))),
         ("A_ok", int(state.a_ok)),
         ("A_left", state.a_left),
         ("B_ok", int(state.b_ok)),
         ("B_left", state.b_left),
-        ("end", state.seq),
     )
-    text = _HEADER + b"".join(("%s=%s\n" % line).encode("ascii") for line in lines)
-    return text.ljust(BLOCK_SIZE, b"#")
+    return pack(state.seq, variables)
 
 
 def parse(block: bytes) -> Optional[BootState]:
     """What one copy says; None when it is torn or not a boot state at all."""
-    if len(block) < _SECTOR or not block.startswith(_HEADER):
+    values = unpack(block, _SECTOR)
+    order = values.get("order")
+    if order not in ("A B", "B A"):
         return None
-    values: Dict[bytes, str] = {}
-    for line in block[len(_HEADER) : _SECTOR].split(b"\n"):
-        name, equals, value = line.partition(b"=")
-        if line.startswith(b"#") or not equals:
-            break
-        values[name] = value.decode("ascii", "replace")
-    seq, order = values.get(b"seq", ""), values.get(b"order")
-    if order not in ("A B", "B A") or seq != values.get(b"end") or not _is_count(seq):
-        return None
-    flags = (values.get(b"A_ok"), values.get(b"B_ok"))
-    tries = (values.get(b"A_left"), values.get(b"B_left"))
+    flags = (values.get("A_ok"), values.get("B_ok"))
+    tries = (values.get("A_left"), values.get("B_left"))
     if any(flag not in _FLAGS for flag in flags) or any(count not in _TRIES for count in tries):
         return None
-    return BootState(int(seq), order[0], flags[0] == "1", int(tries[0] or 0), flags[1] == "1", int(tries[1] or 0))
-
-
-def _is_count(text: str) -> bool:
-    return 0 < len(text) <= 15 and all("0" <= digit <= "9" for digit in text)
+    a_left, b_left = int(tries[0] or 0), int(tries[1] or 0)
+    return BootState(int(values["seq"]), order[0], flags[0] == "1", a_left, flags[1] == "1", b_left)
 
 
 def choose(env1: bytes, env2: bytes) -> BootState:
@@ -134,19 +118,11 @@ class BootFiles(object):
     """The two copies on the boot-state file system. `guard` is called before every write and may refuse it."""
 
     def __init__(self, directory: str, guard: Callable[[], None]) -> None:
-        self._paths = (os.path.join(directory, "env1"), os.path.join(directory, "env2"))
-        self._guard = guard
-
-    def _load(self, path: str) -> bytes:
-        try:
-            with open(path, "rb") as block:
-                return block.read(BLOCK_SIZE)
-        except FileNotFoundError:
-            return b""
+        self._copies = TwoCopies(directory, "env", guard)
 
     def read(self) -> BootState:
         """What the loader would go by now."""
-        return choose(self._load(self._paths[0]), self._load(self._paths[1]))
+        return choose(*self._copies.load())
 
     def write(self, state: BootState) -> None:
         """Both copies, env2 first; a cut at any instant leaves the old or the new state. Writes nothing if both agree.
@@ -154,17 +130,7 @@ class BootFiles(object):
         Raises:
             HostError: BootStateWriteFailed, or what the guard raises.
         """
-        block = render(state)
-        for path in reversed(self._paths):
-            if self._load(path) == block:
-                continue
-            self._guard()
-            try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-                try:
-                    os.pwrite(descriptor, block, 0)
-                    os.fdatasync(descriptor)
-                finally:
-                    os.close(descriptor)
-            except OSError as fault:
-                raise HostError("BootStateWriteFailed", path=path, detail=fault.strerror) from fault
+        try:
+            self._copies.write(render(state))
+        except OSError as fault:
+            raise HostError("BootStateWriteFailed", path=fault.filename, detail=fault.strerror) from fault

@@ -25,7 +25,7 @@ def command() -> None:
 
 
 def _read(file: Path) -> Request:
-    from hostplane.agent.settings.verb import read_request
+    from hostplane.agent.settings.document import read_request
 
     return read_request(file.read_bytes())
 

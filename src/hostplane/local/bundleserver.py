@@ -1,8 +1,8 @@
-"""A small HTTP server for bundles on this machine, with ranges, as a registry's mirror or a plain web server has them.
+"""A small HTTP server for images on this machine, with ranges, as a registry's mirror or a plain web server has them.
 
-It listens on loopback alone, which a virtual machine with a user-mode network reaches as 10.0.2.2. Only what an OCI
-layout consists of is served (oci-layout, index.json, blobs by digest): no path of a request ever becomes a path of this
-machine. For the demo and for tests; a site serves its bundles from a registry.
+It listens on loopback alone, which a virtual machine with a user-mode network reaches as 10.0.2.2. Whoever makes one
+says which request is which file. Of a bundle only what an OCI layout consists of is served (oci-layout, index.json,
+blobs by digest). For the demo and for tests; a site serves its bundles from a registry.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import http.server
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-__all__ = ["BundleServer", "ranges_of"]
+__all__ = ["BundleServer", "FileServer", "ranges_of"]
 
 _ADDRESS = re.compile(r"/([a-z0-9.-]+)/(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
 _RANGE = re.compile(r"(\d*)-(\d*)")
@@ -51,16 +51,17 @@ def ranges_of(header: str, size: int) -> list[tuple[int, int]] | None:
     return found
 
 
-class BundleServer:
-    """Serves each bundle's directory below its name while the context is open: `http://127.0.0.1:PORT/NAME/`."""
+class FileServer:
+    """Serves while the context is open, from a thread of its own; `find` gives the file that a request's path names."""
 
-    def __init__(self, bundles: Mapping[str, Path], *, port: int = 0) -> None:
-        self._server = _Server(("127.0.0.1", port), dict(bundles))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="bundle-server", daemon=True)
+    def __init__(self, find: Callable[[str], Path | None], *, port: int = 0) -> None:
+        self._server = _Server(("127.0.0.1", port), find)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
 
-    def address(self, name: str, host: str = "127.0.0.1") -> str:
-        """Where the bundle is, as an OSImage's ref; `host` is this machine's name for whoever fetches."""
-        return f"http://{host}:{self._server.server_address[1]}/{name}/"
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.server_port
 
     @property
     def sent(self) -> int:
@@ -79,14 +80,32 @@ class BundleServer:
         self._thread.join()
 
 
+class BundleServer(FileServer):
+    """Serves each bundle's directory below its name: `http://127.0.0.1:PORT/NAME/`."""
+
+    def __init__(self, bundles: Mapping[str, Path], *, port: int = 0) -> None:
+        served = dict(bundles)
+
+        def find(path: str) -> Path | None:
+            match = _ADDRESS.fullmatch(path)
+            directory = served.get(match[1]) if match else None
+            return directory / match[2] if match and directory else None
+
+        super().__init__(find, port=port)
+
+    def address(self, name: str, host: str = "127.0.0.1") -> str:
+        """Where the bundle is, as an OSImage's ref; `host` is this machine's name for whoever fetches."""
+        return f"http://{host}:{self.port}/{name}/"
+
+
 class _Server(http.server.ThreadingHTTPServer):
-    """The directories, and a count of what was sent."""
+    """What is served, and a count of what was sent."""
 
     daemon_threads = True
     block_on_close = False  # a guest whose power was cut would be waited for
 
-    def __init__(self, address: tuple[str, int], bundles: dict[str, Path]) -> None:
-        self.bundles = bundles
+    def __init__(self, address: tuple[str, int], find: Callable[[str], Path | None]) -> None:
+        self.find = find
         self.sent = 0
         self._counting = threading.Lock()
         super().__init__(address, _Handler)
@@ -117,12 +136,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Nobody reads it."""
 
     def _answer(self, *, with_body: bool) -> None:
-        match = _ADDRESS.fullmatch(self.path)
-        directory = self.server.bundles.get(match[1]) if match else None
+        path = self.server.find(self.path)
         try:
-            if match is None or directory is None:
+            if path is None:
                 raise FileNotFoundError
-            with (directory / match[2]).open("rb") as file:
+            with path.open("rb") as file:
                 self._send(file, with_body)
         except (TimeoutError, BrokenPipeError, ConnectionResetError):
             self.close_connection = True

@@ -7,17 +7,14 @@ broken one has no os-release: it is complete, its digest is right, and no boot l
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import random
-import re
 import tarfile
-import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
+
+from hostplane.local.bundleserver import FileServer
 
 __all__ = ["Image", "ImageServer", "os_release", "root_tar", "write_image"]
 
@@ -76,74 +73,21 @@ def write_image(
     )
 
 
-class ImageServer:
-    """Serves the files of one directory on a free loopback port, with ranges, from a thread of its own."""
+class ImageServer(FileServer):
+    """Serves the files of one directory."""
 
     def __init__(self, directory: Path) -> None:
-        root = directory
+        def find(path: str) -> Path | None:
+            name = path.removeprefix("/")
+            return None if "/" in name or name.startswith(".") else directory / name
 
-        class Handler(_Handler):
-            directory = root
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        super().__init__(find)
 
     @property
     def url(self) -> str:
         """The base address, without a slash at its end."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def address(self, image: Image) -> str:
         """Where `image` is served."""
         return f"{self.url}/{Path(image.path).name}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    directory: Path
-    protocol_version = "HTTP/1.1"
-    timeout = 30
-
-    def do_GET(self) -> None:
-        name = self.path.lstrip("/")
-        path = self.directory / name
-        if "/" in name or name.startswith(".") or not path.is_file():
-            self.send_error(404)
-            return
-        size = path.stat().st_size
-        first, last = _range(self.headers.get("Range", ""), size)
-        self.send_response(206 if self.headers.get("Range") and last >= first else 200)
-        self.send_header("Content-Type", "application/x-tar")
-        self.send_header("Content-Length", str(last - first + 1))
-        self.send_header("Accept-Ranges", "bytes")
-        if self.headers.get("Range"):
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.end_headers()
-        with path.open("rb") as file:
-            file.seek(first)
-            left = last - first + 1
-            while left > 0 and (piece := file.read(min(65536, left))):
-                self.wfile.write(piece)
-                left -= len(piece)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent: the agents say what they fetch."""
-
-
-def _range(header: str, size: int) -> tuple[int, int]:
-    """First and last byte of a single range; the whole file for anything else."""
-    match = re.fullmatch(r"bytes=(\d+)-(\d*)", header.strip())
-    if match and int(match[1]) < size:
-        return int(match[1]), min(int(match[2]) if match[2] else size - 1, size - 1)
-    return 0, size - 1

@@ -14,7 +14,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from hostplane.agent import gpt
-from hostplane.agent.bootstate import BLOCK_SIZE, BootState, render
+from hostplane.agent.bootstate import BootState, render
+from hostplane.agent.envblock import BLOCK_SIZE
 from hostplane.image.boot import grub
 from hostplane.image.disk.filesystems import ext4, fat, xfs
 from hostplane.image.disk.layout import Layout, Region, fs_uuid

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.agent.settings.bootargs import BLOCK_SIZE, ArgsFiles, BootArgs, choose, parse, render
+from hostplane.agent.envblock import BLOCK_SIZE
+from hostplane.agent.settings.bootargs import ArgsFiles, BootArgs, choose, parse, render
 from hostplane.errors import HostError
 
 

@@ -12,9 +12,8 @@ import sys
 import threading
 from typing import Any, Dict, Optional
 
+from hostplane.agent.hostroot import HostRoot
 from hostplane.errors import HostError
-
-from .hostroot import HostRoot
 
 __all__ = ["banner", "call", "grow", "rollback", "status", "trial"]
 
@@ -34,7 +33,7 @@ def _ask(options: argparse.Namespace, method: str, params: Dict[str, Any], host_
 
 
 def _print(report: Dict[str, Any], as_json: bool) -> None:
-    from .console import status_text
+    from .text import status_text
 
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else status_text(report))
 
@@ -60,7 +59,7 @@ def call(options: argparse.Namespace) -> int:
 
 def _known_uid(root: str) -> str:
     """The Host this host obeys, as far as whoever asks may read that."""
-    from .state import StateFile
+    from hostplane.agent.state import StateFile
 
     try:
         state = StateFile(HostRoot(root).path("var/lib/hostplane/state.json")).load()
@@ -88,8 +87,8 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def _roll_back_alone(root: str) -> Dict[str, Any]:
-    from .host import Host
-    from .lock import lock
+    from hostplane.agent.host import Host
+    from hostplane.agent.lock import lock
 
     held = lock(root)
     is_down = threading.Event()
@@ -109,7 +108,7 @@ def _roll_back_alone(root: str) -> Dict[str, Any]:
 
 def trial(options: argparse.Namespace) -> int:
     """Own the trial of this boot, if there is one. Raises HostError ActiveSlotUnknown."""
-    from .trial.guard import Guard
+    from hostplane.agent.trial.guard import Guard
 
     Guard(HostRoot.lenient(options.root)).run()
     return 0
@@ -117,7 +116,7 @@ def trial(options: argparse.Namespace) -> int:
 
 def grow(options: argparse.Namespace) -> int:
     """Let PERSIST fill its disk. Raises HostError."""
-    from . import grow as growing
+    from hostplane.agent import grow as growing
 
     host = HostRoot(options.root)
     if host.is_vetoed:

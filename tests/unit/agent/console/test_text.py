@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hostplane.agent import banner
-from hostplane.agent.console import Facts, banner_line, status_text
+from hostplane.agent.console import banner
+from hostplane.agent.console.text import Facts, banner_line, status_text
 from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.main import main
 

@@ -9,12 +9,12 @@ import os
 import time
 from typing import Callable
 
+from hostplane.agent.hostroot import HostRoot
+from hostplane.agent.trial import systemd
+from hostplane.agent.trial.guard import notify_ready
 from hostplane.errors import HostError, HostplaneError
 
-from .console import Facts, banner_line
-from .hostroot import HostRoot
-from .trial import systemd
-from .trial.guard import notify_ready
+from .text import Facts, banner_line
 
 __all__ = ["look", "show", "write"]
 

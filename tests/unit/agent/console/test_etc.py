@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from tests.unit.agent.etc.conftest import Rig, print_of
 
 
 @pytest.fixture
-def edited(rig: Rig) -> Rig:
+def edited(tmp_path: Path) -> Rig:
+    rig = Rig(tmp_path)
     rig.write(rig.root, "proc/cmdline", "hostplane.slot=A\n")
     rig.live("motd", "me\n")
     rig.image("motd", "new\n")

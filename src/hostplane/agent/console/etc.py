@@ -10,10 +10,9 @@ import json
 import sys
 from typing import Any, Dict, List, Optional
 
+from hostplane.agent.bootstate import other
+from hostplane.agent.hostroot import HostRoot
 from hostplane.errors import HostError
-
-from .bootstate import other
-from .hostroot import HostRoot
 
 __all__ = ["add_parser", "run"]
 
@@ -35,8 +34,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; gives the exit status. Raises HostError."""
-    from . import etc
-    from .etc.owners import settle
+    from hostplane.agent import etc
+    from hostplane.agent.etc.owners import settle
 
     if not options.verb:
         raise HostError("EtcVerbMissing")

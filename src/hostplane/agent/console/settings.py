@@ -11,15 +11,14 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from hostplane.agent.hostroot import HostRoot
+from hostplane.agent.settings import carry
+from hostplane.agent.settings.document import read_request
+from hostplane.agent.settings.entry import Entry
+from hostplane.agent.settings.journal import Journal
+from hostplane.agent.settings.plan import Plan
 from hostplane.errors import HostError
 
-from . import carry
-from .entry import Entry
-from .journal import Journal
-from .plan import Plan
-from .request import Request, as_configs
-
-__all__ = ["add_parser", "read_request", "show"]
+__all__ = ["add_parser", "show"]
 
 _SECONDS = 360.0  # taking settings back may restart and check services
 _LIMIT = 256 << 10
@@ -59,35 +58,6 @@ def _ask(options: argparse.Namespace, action: str) -> Dict[str, Any]:
 
 
 # --- diff
-
-
-def read_request(raw: bytes) -> Request:
-    """The settings in a document.
-
-    Raises:
-        HostError: SettingsDocumentInvalid.
-    """
-    try:
-        text = raw.decode("utf-8")
-        try:
-            given = json.loads(text)
-        except ValueError:
-            from ruamel.yaml import YAML
-
-            given = YAML(typ="safe", pure=True).load(text)
-        spec = given.get("spec", given)
-        settings = spec.get("settings", spec)
-        if not isinstance(settings.get("configs", []), list) or not ({"configs", "undo"} & set(settings)):
-            raise ValueError("there are no settings in it")
-    except Exception as fault:  # the YAML library has many
-        raise HostError("SettingsDocumentInvalid", detail=" ".join(str(fault).split())[:200]) from None
-    return Request(
-        version=str(settings.get("version") or ""),
-        configs=as_configs(settings.get("configs") or []),
-        undo=bool(settings.get("undo")),
-        enforce=bool(settings.get("enforce")),
-        signatures=str(settings.get("signatures") or ""),
-    )
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -23,13 +23,13 @@ def add_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it. Raises HostError: why the bundle would be refused, or cannot be reached."""
-    from .bootstate import other
-    from .disk import partitions
-    from .fetch import open_bundle
-    from .hostroot import HostRoot
-    from .payload.install import estimate
-    from .payload.pace import IdleDisk, Pace
-    from .state import Image
+    from hostplane.agent.bootstate import other
+    from hostplane.agent.disk import partitions
+    from hostplane.agent.fetch import open_bundle
+    from hostplane.agent.hostroot import HostRoot
+    from hostplane.agent.payload.install import estimate
+    from hostplane.agent.payload.pace import IdleDisk, Pace
+    from hostplane.agent.state import Image
 
     host = HostRoot(options.root)
     image = Image(format="bundle", ref=options.ref, digest=options.digest, version=options.wanted)

@@ -1,0 +1,82 @@
+"""What the loader and the agent share on disk: a GRUB environment block of variables, kept in two copies.
+
+Each copy is 1024 bytes, framed by `seq` and `end`: a copy where they differ is torn. They are written in place (no
+truncate, no rename: block addresses never change, so the loader needs no journal), the second first, so that a power
+cut leaves what was or what is to be. What the variables mean is bootstate's and settings/bootargs' matter.
+"""
+
+import os
+from typing import Callable, Dict, Iterable, Tuple
+
+__all__ = ["BLOCK_SIZE", "TwoCopies", "pack", "unpack"]
+
+BLOCK_SIZE = 1024
+_HEADER = b"# GRUB Environment Block\n"
+
+
+def pack(seq: int, variables: Iterable[Tuple[str, object]]) -> bytes:
+    """The bytes of one copy; more than BLOCK_SIZE where the variables do not fit."""
+    framed = [("seq", seq)] + list(variables) + [("end", seq)]
+    text = _HEADER + b"".join(("%s=%s\n" % one).encode("ascii") for one in framed)
+    return text.ljust(BLOCK_SIZE, b"#")
+
+
+def unpack(block: bytes, size: int) -> Dict[str, str]:
+    """The variables in the first `size` bytes of one copy, `seq` a count; none when it is torn or no such block."""
+    if len(block) < size or not block.startswith(_HEADER):
+        return {}
+    values: Dict[str, str] = {}
+    for line in block[len(_HEADER) : size].decode("ascii", "replace").split("\n"):
+        name, equals, value = line.partition("=")
+        if line.startswith("#") or not equals:
+            break
+        values[name] = value
+    seq = values.get("seq", "")
+    return values if 0 < len(seq) <= 15 and seq.isdigit() and values.get("end") == seq else {}
+
+
+class TwoCopies(object):
+    """The files `name`1 and `name`2 in `directory`. `guard` is called before every write and may refuse it."""
+
+    def __init__(self, directory: str, name: str, guard: Callable[[], None]) -> None:
+        self._paths = tuple(os.path.join(directory, name + number) for number in "12")
+        self._guard = guard
+
+    @property
+    def are_there(self) -> bool:
+        """Whether there is any."""
+        return any(os.path.exists(path) for path in self._paths)
+
+    def load(self) -> Tuple[bytes, bytes]:
+        """Both, as they are; empty where there is none."""
+        first, second = self._paths
+        return _load(first), _load(second)
+
+    def write(self, block: bytes) -> None:
+        """Make both so, the second first; what is so already is not written.
+
+        Raises:
+            OSError: one cannot be written; its `filename` says which.
+            HostError: what the guard raises.
+        """
+        for path in reversed(self._paths):
+            if _load(path) == block:
+                continue
+            self._guard()
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+                try:
+                    os.pwrite(descriptor, block, 0)
+                    os.fdatasync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as fault:
+                raise OSError(fault.errno, fault.strerror, path) from fault
+
+
+def _load(path: str) -> bytes:
+    try:
+        with open(path, "rb") as block:
+            return block.read(BLOCK_SIZE)
+    except FileNotFoundError:
+        return b""
