@@ -139,3 +139,14 @@ def test_an_agent_that_cannot_be_kept_alive_leads_back(start: Callable[[], Any])
         trial.guest.run(f"mkdir -p {directory} && printf '{only_a}' >{directory}/50-test.conf")
         trial.switch()
         assert trial.returned()["lastError"]["name"] == "AgentSilent"
+
+
+@pytest.mark.long
+def test_a_trial_that_nobody_can_own_leads_back(start: Callable[[], Any]) -> None:
+    with start() as trial:
+        trial.configure(bootTries=1)
+        directory = "/etc/systemd/system/hostplane-trial.service.d"
+        only_a = r"[Service]\nExecStartPre=/bin/grep -q hostplane.slot=A /proc/cmdline\n"
+        trial.guest.run(f"mkdir -p {directory} && printf '{only_a}' >{directory}/50-test.conf")
+        trial.switch()
+        assert trial.returned()["lastError"]["name"] == "TrialInterrupted"

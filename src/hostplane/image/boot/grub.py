@@ -91,7 +91,7 @@ def slot_config(recipe: Recipe, *, verity: str = "") -> str:
             f"set hp_rootfs='{recipe.disk.fs}'",
             f"set hp_verity='{verity}'",
             f"set hp_args='{' '.join((*consoles, *recipe.boot.arguments))}'",
-            "set hp_trial='hostplane.watchdog=300 nmi_watchdog=panic'",
+            "set hp_trial='hostplane.watchdog=600 nmi_watchdog=panic'",
             "set hp_complete=1",
             "",
         )
