@@ -18,7 +18,7 @@ REASONS = {
     "panic": "BootFellBack",
     "no-root-driver": "BootFellBack",
     "init-crash": "BootFellBack",
-    "hang": "AgentSilent",
+    "hang": "CheckFailed",
     "failed-unit": "CheckFailed",
     "kubelet": "CheckFailed",
     "no-network": "CheckFailed",

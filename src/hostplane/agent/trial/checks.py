@@ -52,14 +52,6 @@ class Check(NamedTuple):
     when: str = NEWS
 
 
-def _boot(scene: Scene) -> str:
-    state = systemd.system_state()
-    if state in ("running", "degraded"):
-        return ""
-    jobs = systemd.waiting_for() if state in systemd.STARTING else ""
-    return "the system is %s%s" % (state or "not answering", ", waiting for " + jobs if jobs else "")
-
-
 def _failed_now() -> List[str]:
     command = ("systemctl", "list-units", "--state=failed", "--no-legend", "--no-pager", "--plain")
     return systemd.failed_units(systemd.output(*command))
@@ -103,7 +95,7 @@ def _seal(scene: Scene) -> str:
 
 BUILT_IN = (
     Check("seal", 1.0, _seal, ALWAYS),
-    Check("boot", 900.0, _boot, ALWAYS),
+    Check("boot", 900.0, lambda scene: systemd.unfinished(systemd.system_state()), ALWAYS),
     Check("disk", 10.0, _disk),
     Check("time", 300.0, _time),
     Check("gateway", 120.0, lambda scene: network.gateway(scene.host), LOST),

@@ -24,7 +24,7 @@ from ..hostroot import HostRoot
 from ..state import State, StateFile
 from .checks import BUILT_IN
 from .lastwords import LastWords
-from .systemd import STARTING, system_state
+from .systemd import STARTING, system_state, unfinished
 from .watchdog import Pack, open_pack
 
 __all__ = ["Guard", "is_on_trial", "notify_ready", "take_tries"]
@@ -154,12 +154,15 @@ class Guard(object):
             phase = report["phase"]
         except (HostplaneError, KeyError, TypeError, ValueError):
             self._revision = None
-            if not self._is_up and self._system() not in ("",) + STARTING:  # from now on it could be there
+            system = "" if self._is_up else self._system()
+            if system and system not in STARTING:  # from now on it could be there
                 self._is_up, self._heard, self._limit = True, self._clock(), _SILENCE_SECONDS
-            if self._clock() - self._heard > self._limit:
-                self._return(HostError("AgentSilent", seconds=int(self._limit)))
-            else:
+            if self._clock() - self._heard <= self._limit:
                 self._wait(pack)
+            elif self._is_up:
+                self._return(HostError("AgentSilent", seconds=int(self._limit)))
+            else:  # not the agent's fault: its socket comes after what hangs
+                self._return(HostError("CheckFailed", check="boot", detail=unfinished(system)))
             return False
         self._is_up, self._heard, self._limit = True, self._clock(), _SILENCE_SECONDS
         if phase == messages.REBOOTING:

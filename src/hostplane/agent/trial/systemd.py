@@ -8,7 +8,7 @@ import fnmatch
 import subprocess
 from typing import Dict, Iterable, List
 
-__all__ = ["STARTING", "failed_units", "is_wanted", "output", "properties", "system_state", "unexpected", "waiting_for"]
+__all__ = ["STARTING", "failed_units", "is_wanted", "output", "properties", "system_state", "unexpected", "unfinished"]
 
 STARTING = ("initializing", "starting")
 _TOOL_SECONDS = 30.0
@@ -35,10 +35,13 @@ def system_state() -> str:
     return output("systemctl", "is-system-running").strip()
 
 
-def waiting_for() -> str:
-    """The units whose jobs are running, so what a boot that does not end waits for."""
-    jobs = (line.split() for line in output("systemctl", "list-jobs", "--no-legend", "--no-pager").splitlines())
-    return ", ".join(job[1] for job in jobs if len(job) > 3 and job[3] == "running")
+def unfinished(state: str) -> str:
+    """Why the boot is not over where the system is in `state`, with the units that it waits for; empty when it is."""
+    if state in ("running", "degraded"):
+        return ""
+    listed = output("systemctl", "list-jobs", "--no-legend", "--no-pager") if state in STARTING else ""
+    jobs = ", ".join(job[1] for job in map(str.split, listed.splitlines()) if len(job) > 3 and job[3] == "running")
+    return "the system is %s%s" % (state or "not answering", ", waiting for " + jobs if jobs else "")
 
 
 def failed_units(listing: str) -> List[str]:

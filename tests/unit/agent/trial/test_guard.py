@@ -167,7 +167,10 @@ def test_an_agent_that_could_have_started_long_ago_is_given_less_time(world: Wor
 
 
 @pytest.mark.parametrize("has_ever_run", [True, False])
-def test_the_reason_is_found_by_the_old_slots_agent(world: World, has_ever_run: bool) -> None:
+@pytest.mark.parametrize(("system", "reason"), [("running", "AgentSilent"), ("starting", "CheckFailed")])
+def test_the_reason_is_found_by_the_old_slots_agent(world: World, has_ever_run: bool, system: str, reason: str) -> None:
+    """A boot that does not end is said to be that: the agent cannot answer before its socket is there."""
+    world.system = system
     host = world.host
     host.write_boot(BootState(1, "A", True, 0, False, 0))
     host.boot()
@@ -188,7 +191,8 @@ def test_the_reason_is_found_by_the_old_slots_agent(world: World, has_ever_run: 
     back = Host(str(host.root))
     back._core.wake()
     error = back.status()["lastError"]
-    assert (error["name"], error["reasonClass"], error["digest"]) == ("AgentSilent", "HostFault", host.image["digest"])
+    assert (error["name"], error["reasonClass"], error["digest"]) == (reason, "HostFault", host.image["digest"])
+    assert reason != "CheckFailed" or "The check boot failed: the system is starting" in error["message"]
     assert not (host.root / "var/lib/hostplane/last-words.json").exists()
 
 
