@@ -119,6 +119,7 @@ class Guard(object):
             notify_ready()
             return
         take_tries(boot, self._active)
+        self._leave(HostError("TrialInterrupted", slot=self._active))  # true of what ends this boot without a word
         seconds = self._host.config.watchdog_seconds
         pack = self._open_pack(seconds)
         if not seconds:
@@ -180,12 +181,15 @@ class Guard(object):
         """Reboot without the agent; the old slot's agent finds the reason."""
         journal.record("AgentSilent", str(error), logging.ERROR)
         self._down_since = self._clock()
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
-            LastWords(self._host).write(self._host.boot_id(), error, now)
+            self._leave(error)
             self._host.reboot()
         except Exception as fault:  # whatever it is, the host must go down
             logging.getLogger("hostplane.agent").error("no orderly reboot: %s", fault)
+
+    def _leave(self, error: HostError) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        LastWords(self._host).write(self._host.boot_id(), error, now)
 
     def _sysrq(self) -> None:
         for letter in ("s", "u", "b"):  # sync, read-only, boot

@@ -1,4 +1,4 @@
-"""Why the trial service rebooted the host when no agent was there to write it down: one file, read after the boot.
+"""Why a trial ended when no agent was there to write it down: one file of the trial service's, read after the boot.
 
 It counts in the boots after the one it was written in, and is removed once one of them has read it, or a trial is over.
 """

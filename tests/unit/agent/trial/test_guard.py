@@ -88,6 +88,12 @@ def silent() -> HostError:
     return HostError("AgentUnreachable", socket="x", detail="y")
 
 
+def crash() -> Iterator[Any]:
+    """PID 1 does not come back from this."""
+    yield silent()
+    raise SystemExit
+
+
 def for_ever(answer: Any) -> Iterator[Any]:
     while True:
         yield answer
@@ -167,9 +173,11 @@ def test_an_agent_that_could_have_started_long_ago_is_given_less_time(world: Wor
 
 
 @pytest.mark.parametrize("has_ever_run", [True, False])
-@pytest.mark.parametrize(("system", "reason"), [("running", "AgentSilent"), ("starting", "CheckFailed")])
+@pytest.mark.parametrize(
+    ("system", "reason"), [("running", "AgentSilent"), ("starting", "CheckFailed"), ("crashing", "TrialInterrupted")]
+)
 def test_the_reason_is_found_by_the_old_slots_agent(world: World, has_ever_run: bool, system: str, reason: str) -> None:
-    """A boot that does not end is said to be that: the agent cannot answer before its socket is there."""
+    """A boot that does not end is said to be that, and one that breaks off too: the agent could not answer yet."""
     world.system = system
     host = world.host
     host.write_boot(BootState(1, "A", True, 0, False, 0))
@@ -186,7 +194,7 @@ def test_the_reason_is_found_by_the_old_slots_agent(world: World, has_ever_run: 
     if has_ever_run:
         Host(str(host.root))._core.wake()
     with pytest.raises(SystemExit):
-        world.run(for_ever(silent()))
+        world.run(crash() if system == "crashing" else for_ever(silent()))
     assert host.boot() == "A"
     back = Host(str(host.root))
     back._core.wake()
