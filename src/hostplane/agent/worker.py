@@ -106,8 +106,13 @@ class Worker(object):
         try:
             size = stage.run(partial, held.size if is_there else 0)
             etc = self._preview()
+        except Cancelled:
+            raise
         except HostError as error:
             fault = machine.fault_of(error, "", image.digest, utc_now())
+        except Exception:  # a fault of ours, or input that found one, must not be fetched again for ever
+            _log.exception("staging failed")
+            fault = machine.fault_of(HostError("AgentFault"), "", image.digest, utc_now())
         finally:
             with core.changed:
                 self._stage, core.progress = None, None
@@ -147,7 +152,9 @@ class Worker(object):
             return passage.preview_etc(core.host, core.active, core.passive)
         except HostError as fault:
             _log.warning("no preview of /etc: %s", fault)
-            return {}
+        except Exception:  # it is only to be looked at
+            _log.exception("no preview of /etc")
+        return {}
 
     def _do_preview(self) -> None:
         """What the next upgrade would do to /etc, once in each life of the agent: somebody may have edited it."""

@@ -14,6 +14,7 @@ from hostplane.agent import passage
 from hostplane.agent.host import Host
 from hostplane.agent.main import main
 from hostplane.agent.native import Session
+from hostplane.agent.stage import Stage
 from hostplane.agent.trial import checks
 from hostplane.agent.trial.checks import ALWAYS, LOST, Check, Scene
 from hostplane.errors import HostError
@@ -330,3 +331,27 @@ def test_a_check_that_the_deadline_cuts_short_is_no_verdict(on_trial: Callable[.
     assert agent.rebooted() == "A"
     with Agent(agent.dir) as back:
         assert back.host.status()["lastError"]["name"] == "TrialDeadlinePassed"
+
+
+def test_a_fault_of_ours_while_an_image_is_staged_fails_it_with_a_reason(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> int:
+        raise RecursionError("too deep")
+
+    with Agent(host) as agent:
+        monkeypatch.setattr(Stage, "run", run)
+        agent.host.stage(host.as_image())
+        report = agent.in_phase("Failed")
+        assert report["lastError"]["name"] == "AgentFault"
+        monkeypatch.undo()
+        agent.staged()
+
+
+def test_a_preview_that_fails_costs_no_staging(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def preview_etc(*_: object) -> dict[str, Any]:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(passage, "preview_etc", preview_etc)
+    with Agent(host) as agent:
+        assert "etc" not in agent.staged()
