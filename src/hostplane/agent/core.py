@@ -122,7 +122,11 @@ class Core(object):
         self._write_boot(machine.switched_boot(self.boot.read(), self.state.operation.target, tries))
 
     def interrupt(self, error: HostplaneError) -> None:
-        """Lock held: the accepted switch does not take place, for a reason that asking again does not change."""
+        """Lock held: the accepted switch does not take place, for a reason that asking again does not change.
+
+        An agent that was killed before the reboot may have written the boot state already: that is taken back first.
+        """
+        self.write_boot(machine.settled_boot(self.boot.read(), self.active))
         digest = self.state.operation.digest if self.state.operation is not None else ""
         fault = machine.fault_of(error, messages.CLASS_NO_VERDICT, digest, utc_now())
         self.set(machine.interrupted(self.state, fault))
@@ -142,9 +146,20 @@ class Core(object):
             _log.error("committed, but not all of it is on record: %s", fault)
 
     def give_up(self, error: HostplaneError, reason_class: str) -> None:
-        """Lock held: the trial is over; the worker reboots, and any other reboot leads back as well."""
+        """Lock held: the trial is over; the worker reboots, and any other reboot leads back as well.
+
+        Also where there is no room to put that on record: the boot after it finds a trial that was not committed.
+        """
         digest = self.state.operation.digest if self.state.operation is not None else ""
-        self.set(machine.going_back(self.state, machine.fault_of(error, reason_class, digest, utc_now())))
+        over = machine.going_back(self.state, machine.fault_of(error, reason_class, digest, utc_now()))
+        try:
+            self.set(over)
+        except HostError as fault:
+            _log.error("the trial's end is not on record: %s", fault)
+            self._words.write(self.boot_id, error, utc_now())
+            before, self.state = self.state, over
+            self.bump()
+            journal.tell(before, over)
 
     def trial_left(self) -> float:
         """Seconds until the trial's deadline; negative after it."""

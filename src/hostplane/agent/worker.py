@@ -256,8 +256,9 @@ class Worker(object):
             self._let_answers_go()
             if core.state.phase != messages.REBOOTING or core.is_closing:
                 return
-            if is_return and core.boot.read().left(core.active):
-                core.write_boot(core.boot.read().with_slot(core.active, False, 0))
+            boot = core.boot.read()
+            if is_return and (boot.left(core.active) or boot.is_ok(core.active)):  # proven by half a commit
+                core.write_boot(boot.with_slot(core.active, False, 0))
             journal.record("RebootAsked", "going down for slot %s" % core.passive, SLOT=core.passive)
             core.host.reboot()
             core.is_closing = True

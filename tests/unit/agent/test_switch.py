@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from hostplane.agent import passage
+from hostplane.agent import passage, worker
 from hostplane.agent.host import Host
+from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.main import main
 from hostplane.agent.native import Session
 from hostplane.agent.stage import Stage
+from hostplane.agent.state import StateFile
 from hostplane.agent.trial import checks
 from hostplane.agent.trial.checks import ALWAYS, LOST, Check, Scene
 from hostplane.errors import HostError
@@ -355,3 +357,67 @@ def test_a_preview_that_fails_costs_no_staging(host: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(passage, "preview_etc", preview_etc)
     with Agent(host) as agent:
         assert "etc" not in agent.staged()
+
+
+def test_a_switch_that_is_interrupted_after_the_boot_state_was_written_takes_it_back(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent was killed between the boot state and the reboot, and what it prepares again is refused now."""
+
+    def etc_for(*_: object) -> dict[str, Any]:
+        raise HostError("EtcConflicts", count=1, paths="fstab")
+
+    with Agent(host) as agent:
+        agent.staged()
+        monkeypatch.setattr(HostRoot, "reboot", fail)
+        monkeypatch.setattr(worker, "_RETRY_SECONDS", 3600.0)
+        agent.switch()
+        deadline = time.monotonic() + host.DEADLINE
+        while host.boot_state().first != "B":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    monkeypatch.setattr(passage, "etc_for", etc_for)
+    with Agent(host) as agent:
+        agent.in_phase("Staged")
+        assert host.boot_state().first == "A"
+        assert not host.boot_state().left("B"), "any reboot would try what nobody asks for any more"
+
+
+def fail(*_: object) -> None:
+    raise OSError("no")
+
+
+def full(*_: object) -> None:
+    raise HostError("StateWriteFailed", path="state.json", detail="No space left on device")
+
+
+def test_a_trial_is_given_up_also_where_its_end_cannot_be_put_on_record(
+    on_trial: Callable[..., Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+
+    def probe(scene: Scene) -> str:
+        return "PERSIST has only 0 MiB left" if broken.is_set() else ""
+
+    agent = on_trial(Check("disk", 0.0, probe), recheckSeconds=0.1)
+    agent.until(lambda report: agent.host._core.state.trial.checked)  # type: ignore[union-attr]
+    monkeypatch.setattr(StateFile, "save", full)
+    broken.set()
+    assert agent.rebooted() == "A"
+    monkeypatch.undo()
+    with Agent(agent.dir) as back:
+        assert back.host.status()["phase"] == "Returned"
+
+
+def test_a_commit_of_which_only_the_boot_state_was_written_can_still_be_given_up(
+    on_trial: Callable[..., Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = on_trial(recheckSeconds=3600)
+    agent.until(lambda report: agent.host._core.state.trial.checked)  # type: ignore[union-attr]
+    monkeypatch.setattr(StateFile, "save", full)
+    with pytest.raises(HostError, match="No space left"):
+        agent.host.confirm(7)
+    assert agent.dir.boot_state().is_ok("B")
+    monkeypatch.undo()
+    agent.host.go_back(7, "no")
+    assert agent.rebooted() == "A"
