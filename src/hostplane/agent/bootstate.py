@@ -125,7 +125,7 @@ class BootFiles(object):
         return choose(*self._copies.load())
 
     def write(self, state: BootState) -> None:
-        """Both copies, env2 first; a cut at any instant leaves the old or the new state. Writes nothing if both agree.
+        """Both copies; a cut at any instant leaves the old or the new state. Writes nothing if both agree.
 
         Raises:
             HostError: BootStateWriteFailed, or what the guard raises.

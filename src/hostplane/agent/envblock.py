@@ -1,12 +1,13 @@
 """What the loader and the agent share on disk: a GRUB environment block of variables, kept in two copies.
 
 Each copy is 1024 bytes, framed by `seq` and `end`: a copy where they differ is torn. They are written in place (no
-truncate, no rename: block addresses never change, so the loader needs no journal), the second first, so that a power
-cut leaves what was or what is to be. What the variables mean is bootstate's and settings/bootargs' matter.
+truncate, no rename: block addresses never change, so the loader needs no journal), and first the one that does not
+count: the second, or the first where that is torn already. So a power cut leaves what was or what is to be. What the
+variables mean is bootstate's and settings/bootargs' matter.
 """
 
 import os
-from typing import Callable, Dict, Iterable, Tuple
+from typing import Callable, Dict, Iterable, Set, Tuple
 
 __all__ = ["BLOCK_SIZE", "TwoCopies", "pack", "unpack"]
 
@@ -41,6 +42,7 @@ class TwoCopies(object):
     def __init__(self, directory: str, name: str, guard: Callable[[], None]) -> None:
         self._paths = tuple(os.path.join(directory, name + number) for number in "12")
         self._guard = guard
+        self._doubted: Set[str] = set()  # written, but perhaps only into memory
 
     @property
     def are_there(self) -> bool:
@@ -48,21 +50,23 @@ class TwoCopies(object):
         return any(os.path.exists(path) for path in self._paths)
 
     def load(self) -> Tuple[bytes, bytes]:
-        """Both, as they are; empty where there is none."""
+        """Both, as they are; empty where there is none, or none that can be read."""
         first, second = self._paths
         return _load(first), _load(second)
 
     def write(self, block: bytes) -> None:
-        """Make both so, the second first; what is so already is not written.
+        """Make both so; what is so already is not written.
 
         Raises:
             OSError: one cannot be written; its `filename` says which.
             HostError: what the guard raises.
         """
-        for path in reversed(self._paths):
-            if _load(path) == block:
+        is_first_torn = not unpack(_load(self._paths[0]), BLOCK_SIZE)
+        for path in self._paths if is_first_torn else reversed(self._paths):
+            if _load(path) == block and path not in self._doubted:
                 continue
             self._guard()
+            self._doubted.add(path)
             try:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
                 try:
@@ -72,11 +76,17 @@ class TwoCopies(object):
                     os.close(descriptor)
             except OSError as fault:
                 raise OSError(fault.errno, fault.strerror, path) from fault
+            self._doubted.discard(path)
 
 
 def _load(path: str) -> bytes:
+    """A copy; nothing where it cannot be read, as the loader takes it."""
     try:
-        with open(path, "rb") as block:
-            return block.read(BLOCK_SIZE)
-    except FileNotFoundError:
+        return _content(path)
+    except OSError:
         return b""
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as block:
+        return block.read(BLOCK_SIZE)

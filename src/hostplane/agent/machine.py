@@ -267,7 +267,7 @@ def booted(
     operation = state.operation
     running = operation is not None and not operation.outcome
     if operation is not None and running and operation.target == active:
-        if state.phase == TRIAL:
+        if state.phase == TRIAL and boot.seq:  # no commit of ours leaves the number that the default has
             return committed(state, active, now), None
         # Both copies were lost and the loader took its default: this boot is unproven whatever the default says.
         wish = boot.with_slot(active, False, 0)._replace(first=active)

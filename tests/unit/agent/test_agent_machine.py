@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hostplane.agent import machine
-from hostplane.agent.bootstate import BootState, other, plan_boot, render
-from hostplane.agent.state import Image, Slot, State
+from hostplane.agent.bootstate import DEFAULT, BootState, other, plan_boot, render
+from hostplane.agent.state import Image, Operation, Slot, State, Trial
 from hostplane.errors import HostError
 from hostplane.rpc import messages
 
@@ -172,3 +172,16 @@ def test_waking_up_twice_in_one_boot_changes_nothing(history: list[Any]) -> None
         once = (world.state, world.boot_state)
         world.wake()
         assert (world.state, world.boot_state) == once
+
+
+@pytest.mark.parametrize("boot_id", ["1", "2"])
+def test_a_trial_is_not_committed_by_a_boot_state_that_was_lost(boot_id: str) -> None:
+    """The loader's default calls every slot proven; only a commit of ours does so under a number of its own."""
+    operation = Operation(7, "upgrade", DIGESTS[1], "A", 60, "native")
+    trial = Trial("1", 60.0)
+    slots = {"A": Slot("Trial", DIGESTS[1], "v2", 1), "B": Slot("Confirmed", DIGESTS[0], "v1", 1)}
+    state = State(phase=messages.TRIAL, boot_id="1", slots=slots, operation=operation, trial=trial)
+    after, wish = machine.booted(state, DEFAULT, "A", boot_id, NOW, 0.0)
+    assert after.phase == messages.TRIAL
+    assert wish is not None
+    assert (wish.is_ok("A"), wish.left("A"), wish.is_ok("B")) == (False, 0, True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hostplane.agent import bootstate
+from hostplane.agent import bootstate, envblock
 from hostplane.agent.bootstate import BootFiles, BootState, choose, parse, plan_boot, render
 from hostplane.errors import HostError
 
@@ -97,3 +99,64 @@ def test_the_veto_comes_before_the_first_byte(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="forbids"):
         BootFiles(str(tmp_path), veto).write(bootstate.DEFAULT)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", ["env1", "env2"])
+@pytest.mark.parametrize("cut", range(4))
+def test_with_one_copy_lost_a_torn_write_still_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, cut: int
+) -> None:
+    old, new = BootState(6, "B", False, 0, True, 0), BootState(7, "B", False, 0, True, 0)._replace(first="A", a_left=3)
+    for name in ("env1", "env2"):
+        (tmp_path / name).write_bytes(b"torn" if name == lost else render(old))
+    left, write = [cut], os.pwrite
+
+    def pwrite(descriptor: int, content: bytes, offset: int) -> int:
+        left[0] -= 1
+        if left[0] >= 0:
+            return write(descriptor, content, offset)
+        write(descriptor, b"?" * 100, offset)
+        raise OSError(5, "the power is gone")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with contextlib.suppress(HostError):
+        BootFiles(str(tmp_path), lambda: None).write(new)
+    assert BootFiles(str(tmp_path), lambda: None).read() in (old, new)
+
+
+def test_a_copy_that_cannot_be_read_counts_as_torn_and_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = BootState(6, "B", True, 0, True, 0)
+    files = BootFiles(str(tmp_path), lambda: None)
+    files.write(state)
+    (tmp_path / "env1").write_bytes(b"#" * 1024)
+    load = envblock._content
+
+    def content(path: str) -> bytes:
+        if path.endswith("env1"):
+            raise OSError(5, "Input/output error")
+        return load(path)
+
+    monkeypatch.setattr(envblock, "_content", content)
+    assert files.read() == state
+    files.write(state)
+    monkeypatch.undo()
+    assert (tmp_path / "env1").read_bytes() == render(state)
+
+
+def test_what_could_not_be_flushed_is_not_taken_for_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, flushed = BootFiles(str(tmp_path), lambda: None), []
+    files.write(BootState(1, "A", True, 0, True, 0))
+
+    def fdatasync(descriptor: int) -> None:
+        flushed.append(descriptor)
+        if len(flushed) == 1:
+            raise OSError(5, "Input/output error")  # what was written is in memory all the same
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    wish = BootState(2, "A", True, 0, False, 0)
+    with pytest.raises(HostError, match="Input/output error"):
+        files.write(wish)
+    files.write(wish)
+    assert len(flushed) == 3

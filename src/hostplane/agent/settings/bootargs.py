@@ -75,7 +75,7 @@ class ArgsFiles(object):
             self.write(self.read().with_slot(slot, lines))
 
     def write(self, state: BootArgs) -> None:
-        """Both copies, args2 first.
+        """Both copies; a cut at any instant leaves the old or the new arguments.
 
         Raises:
             HostError: BootArgumentsTooLong, SettingWriteFailed, or what the guard raises.
