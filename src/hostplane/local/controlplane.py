@@ -4,8 +4,9 @@ Loopback and a directory of mode 0700 are its walls: etcd listens on a unix sock
 127.0.0.1 with the certificate it makes for itself, and the only credential is a random token in `kubeconfig` (0600).
 RBAC, admission policies and bound service-account tokens work as in production. Virtual machines on this one reach
 loopback as 10.0.2.2; where `guests` names some, the certificate is good for that too and each one's kubelet has a token
-of its own, with a kubelet's rights over its own Node. Data survive a stop and a start; they are not meant to survive a
-power cut (etcd does not fsync). The processes outlive the one that called start().
+of its own, with a kubelet's rights over its own Node. With `certificate_seconds` kubelets may also join and renew by
+themselves: bootstrap tokens are known, and the cluster signs. Data survive a stop and a start; they are not meant to
+survive a power cut (etcd does not fsync). The processes outlive the one that called start().
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ _CONTROLLERS = (  # what budgets, garbage collection and DaemonSets need; none t
     "replicaset-controller",
     "job-controller",
 )
+_SIGNERS = ("certificatesigningrequest-signing-controller", "certificatesigningrequest-approving-controller")
 _CERTIFICATE = (
     *("-sha256", "-days", "365", "-subj", "/CN=hostplane-local", "-addext"),
     f"subjectAltName=IP:127.0.0.1,IP:{GUESTS_GATEWAY},DNS:localhost,DNS:kubernetes.default.svc",
@@ -70,7 +72,8 @@ _GUESTS_CONTROLLERS = ("node-lifecycle-controller",)  # real kubelets: a Node wh
 class ControlPlane:
     """One control plane in `directory`; `port` 0 takes a free one and keeps it for later starts.
 
-    `guests` are names of Nodes whose kubelets run in virtual machines of this machine.
+    `guests` are names of Nodes whose kubelets run in virtual machines of this machine; `certificate_seconds` is how
+    long a client certificate lives that the cluster signs; 0: it signs none.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class ControlPlane:
         *,
         controller_manager: bool = False,
         guests: Sequence[str] = (),
+        certificate_seconds: int = 0,
         say: Say = tell,
     ) -> None:
         self.directory = Path(directory).absolute()
@@ -88,7 +92,8 @@ class ControlPlane:
         self.token_file = self.directory / "pki" / "tokens.csv"
         self.url = ""
         self._port = port
-        self._controller_manager = controller_manager
+        self._controller_manager = controller_manager or certificate_seconds > 0
+        self._certificate_seconds = certificate_seconds
         self._guests = tuple(guests)
         self._say = say
         self._programs: dict[str, Path] = {}
@@ -271,6 +276,12 @@ class ControlPlane:
             server_key = self.ca.with_suffix(".key")
             write_private(server_key, _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout"))
             self.ca.write_text(_openssl("req", "-x509", "-new", "-key", str(server_key), *_CERTIFICATE), "ascii")
+        signer = self._signer
+        if self._certificate_seconds and not signer.exists():
+            write_private(signer.with_suffix(".key"), _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout"))
+            words = ("-sha256", "-days", "365", "-subj", "/CN=hostplane-local-clients")
+            made = _openssl("req", "-x509", "-new", "-key", str(signer.with_suffix(".key")), *words)
+            signer.write_text(made, "ascii")
 
     def _write_kubeconfig(self) -> None:
         write_kubeconfig(self.kubeconfig, url=self.url, ca=self.ca, token=self.token, user="admin")
@@ -278,6 +289,11 @@ class ControlPlane:
     @property
     def _etcd_socket(self) -> Path:
         return self.directory / "etcd.sock"
+
+    @property
+    def _signer(self) -> Path:
+        """The certificate of the authority for clients, beside its key."""
+        return self.directory / "pki" / "clients.crt"
 
     def _spawn(self, name: str, command: list[str]) -> processes.Process:
         process = processes.spawn(name, command, self.directory / "logs" / f"{name}.log")
@@ -320,15 +336,27 @@ class ControlPlane:
         ]
         if self._guests:
             command.append("--enable-admission-plugins=NodeRestriction")
+        if self._certificate_seconds:
+            command += [f"--client-ca-file={self._signer}", "--enable-bootstrap-token-auth=true"]
         if not self._controller_manager:  # nobody would make the account every pod is checked for
             command.append("--disable-admission-plugins=ServiceAccount")
         return command
 
     def _controller_manager_command(self) -> list[str]:
+        controllers = _CONTROLLERS + (_GUESTS_CONTROLLERS if self._guests else ())
+        signing: tuple[str, ...] = ()
+        if self._certificate_seconds:
+            controllers += _SIGNERS
+            signing = (
+                f"--cluster-signing-cert-file={self._signer}",
+                f"--cluster-signing-key-file={self._signer.with_suffix('.key')}",
+                f"--cluster-signing-duration={self._certificate_seconds}s",
+            )
         return [
             str(self._programs["kube-controller-manager"]),
             f"--kubeconfig={self.kubeconfig}",
-            f"--controllers={','.join(_CONTROLLERS + (_GUESTS_CONTROLLERS if self._guests else ()))}",
+            f"--controllers={','.join(controllers)}",
+            *signing,
             "--leader-elect=false",
             "--secure-port=0",
             f"--service-account-private-key-file={self.directory / 'pki' / 'service-account.key'}",
