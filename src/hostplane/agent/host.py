@@ -206,6 +206,10 @@ class Host(object):
         """Apply settings; a setting that cannot be applied is in the report, not an error. Raises HostError."""
         return self._keeper.configure(seq, request)
 
+    def preview(self, request: Request) -> Dict[str, Any]:
+        """What settings would change here, by name; writes nothing. Raises HostError with what would refuse them."""
+        return self._keeper.preview(request)
+
     def configure_local(self, configs: Any) -> None:
         """Apply settings that carry no version (KubeOS's way). Raises HostError with the first that cannot be."""
         self._keeper.configure_local(configs)

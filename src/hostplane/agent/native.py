@@ -106,6 +106,7 @@ class Session(object):
             messages.RELEASE: lambda params: host.release(self._seq(params)),
             messages.CONFIGURE: self._configure,
             messages.SETTINGS: self._settings,
+            messages.PREVIEW: lambda params: host.preview(_request(params.child("settings"))),
             messages.ROLL_BACK: self._roll_back,
         }
 
@@ -164,22 +165,7 @@ class Session(object):
         return self._host.roll_back()
 
     def _configure(self, params: _Params) -> Dict[str, Any]:
-        given = params.child("settings")
-        configs = []
-        for config in given.items("configs"):
-            contents = [
-                (item.text("key", 1024, ""), item.any("value"), item.text("operation", 64, ""))
-                for item in config.items("contents")
-            ]
-            configs.append((config.text("model", 64, ""), config.text("configpath", 1024, ""), contents))
-        request = Request(
-            version=given.text("version", 256, ""),
-            configs=configs,
-            undo=given.flag("undo"),
-            enforce=given.flag("enforce"),
-            signatures=given.text("signatures", 4096, ""),
-        )
-        return self._host.configure(self._seq(params), request)
+        return self._host.configure(self._seq(params), _request(params.child("settings")))
 
     def _settings(self, params: _Params) -> Dict[str, Any]:
         action = params.text("action", 16)
@@ -188,3 +174,20 @@ class Session(object):
         if action == "undo" and self._uid not in (0, os.geteuid()):
             raise HostError("UndoNotAtConsole", uid=self._uid)
         return self._host.settings(action)
+
+
+def _request(given: _Params) -> Request:
+    configs = []
+    for config in given.items("configs"):
+        contents = [
+            (item.text("key", 1024, ""), item.any("value"), item.text("operation", 64, ""))
+            for item in config.items("contents")
+        ]
+        configs.append((config.text("model", 64, ""), config.text("configpath", 1024, ""), contents))
+    return Request(
+        version=given.text("version", 256, ""),
+        configs=configs,
+        undo=given.flag("undo"),
+        enforce=given.flag("enforce"),
+        signatures=given.text("signatures", 4096, ""),
+    )

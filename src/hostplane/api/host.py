@@ -35,6 +35,8 @@ __all__ = [
     "LastError",
     "Phase",
     "PlanStatus",
+    "Preview",
+    "PreviewStatus",
     "Progress",
     "Setting",
     "Settings",
@@ -157,6 +159,12 @@ class HostSettings(Settings, frozen=True, kw_only=True, gc=False):
     ] = ""
 
 
+class Preview(HostSettings, frozen=True, kw_only=True, gc=False):
+    """A question: what would these settings change on this host? Nothing is done with them."""
+
+    id: Annotated[str, text(64, "Names the question; the answer carries it.")] = ""
+
+
 class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     """The operator's wish for this node."""
 
@@ -172,6 +180,7 @@ class HostSpec(ApiStruct, frozen=True, kw_only=True, gc=False):
     image: ImageRef | None = None
     grant: Grant | None = None
     settings: HostSettings | None = None
+    preview: Preview | None = None
 
 
 class SlotStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
@@ -254,6 +263,23 @@ class SettingsStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     reboot_needed: Annotated[bool, about("Some of it takes effect with the next boot.")] = False
 
 
+class PreviewStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
+    """The answer to spec.preview: names of what would change, no values; gone when the question is."""
+
+    id: Annotated[str, msgspec.Meta(max_length=64, description="The question's.")] = ""
+    changes: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=512)]],
+        msgspec.Meta(max_length=50, description="Files and kernel parameters, each with the keys that would change."),
+    ] = []
+    more: Annotated[int, about("Further ones that are not listed.")] = 0
+    services: Annotated[
+        list[Annotated[str, msgspec.Meta(max_length=512)]],
+        msgspec.Meta(max_length=50, description="What would be restarted or reloaded."),
+    ] = []
+    reboot_needed: Annotated[bool, about("Some of it would take effect with the next boot.")] = False
+    error: Annotated[str, msgspec.Meta(max_length=4096, description="Why the host would refuse all of it.")] = ""
+
+
 class EtcConflict(ApiStruct, frozen=True, kw_only=True, gc=False):
     """A file of /etc that both the host and the new image have changed."""
 
@@ -302,6 +328,7 @@ class HostStatus(ApiStruct, frozen=True, kw_only=True, gc=False):
     ] = []
     transitions: Annotated[list[Transition], msgspec.Meta(max_length=20, description="The last changes of phase.")] = []
     settings: SettingsStatus | None = None
+    preview: PreviewStatus | None = None
     etc: EtcStatus | None = None
     firmware: FirmwareStatus | None = None
     trial_seconds_left: Annotated[int | None, about("Seconds until a host on trial goes back by itself.")] = None

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from hostplane.api.host import Phase
+from hostplane.api.host import Phase, Preview, PreviewStatus
 from hostplane.errors import HostError, Reason
 from hostplane.kube.pace import Backoff, TokenBucket
 from hostplane.proxy.decide import AgentStatus, Call, is_at_rest, next_call
@@ -95,6 +95,7 @@ class Courier:
         self._status: AgentStatus | None = None  # the last one, of the Host with this uid
         self._uid = ""
         self._refusal: tuple[Call, Reason] | None = None
+        self._preview: tuple[Preview, PreviewStatus] | None = None
         self._backoff = Backoff(first=0.2, most=15.0)
         self._lost_at: float | None = None  # when the first of the failed visits began
         self._unreachable: Reason | None = None
@@ -107,7 +108,7 @@ class Courier:
                 await self._view.other_wish(None)
                 continue
             if wish[0] != self._uid:
-                self._uid, self._status, self._refusal = wish[0], None, None
+                self._uid, self._status, self._refusal, self._preview = wish[0], None, None, None
                 self._trust()
             started, known = self._clock(), self._news_time()
             try:
@@ -166,6 +167,7 @@ class Courier:
         try:
             await agent.connect(self._uid)
             status = _decoded(await agent.call(messages.STATUS))
+            self._preview = await self._answered(agent, wish[1].preview) if wish is not None else None
             while self._view.wish == wish and wish is not None:
                 call = next_call(wish[1], status)
                 wait = self._repeats.delay(call) if call else None
@@ -207,6 +209,20 @@ class Courier:
             self._refusal = None
         return _decoded(answer)
 
+    async def _answered(self, agent: AsyncAgentClient, asked: Preview | None) -> tuple[Preview, PreviewStatus] | None:
+        """The Host's question with the agent's answer, or its refusal; asked once, since nothing is kept of it."""
+        if asked is None or (self._preview is not None and self._preview[0] == asked):
+            return self._preview if asked is not None else None
+        try:
+            params = {"settings": msgspec.to_builtins(asked)}
+            said = await agent.call(messages.PREVIEW, params, timeout=max(_WORK_SECONDS, self._answer_seconds))
+            answer = msgspec.structs.replace(msgspec.convert(said, PreviewStatus), id=asked.id)
+        except messages.AgentError as error:
+            answer = PreviewStatus(id=asked.id, error=str(error)[:4096])
+        except msgspec.ValidationError as error:
+            raise HostError("AgentAnswerInvalid", detail=str(error)) from error
+        return asked, answer
+
     async def _listen(
         self, agent: AsyncAgentClient, wish: Wish, revision: int, seconds: float | None
     ) -> AgentStatus | None:
@@ -225,7 +241,16 @@ class Courier:
 
     def _report(self) -> None:
         refusal = self._refusal[1] if self._refusal else None
-        self._offer(Report(uid=self._uid, status=self._status, unreachable=self._unreachable, refusal=refusal))
+        preview = self._preview[1] if self._preview else None
+        self._offer(
+            Report(
+                uid=self._uid,
+                status=self._status,
+                unreachable=self._unreachable,
+                refusal=refusal,
+                preview=preview,
+            )
+        )
 
 
 def _decoded(answer: object) -> AgentStatus:

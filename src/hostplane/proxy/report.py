@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from hostplane.api.host import HostStatus, Phase, Progress
+from hostplane.api.host import HostStatus, Phase, PreviewStatus, Progress
 from hostplane.api.meta import Condition
 from hostplane.errors import Reason, reason
 
@@ -26,12 +26,16 @@ PROGRESS_SHARE = 0.1
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the proxy knows of its host: `status` is the agent's last one, None before the first."""
+    """What the proxy knows of its host: `status` is the agent's last one, None before the first.
+
+    `preview` answers the Host's question what settings would change; it is nothing that the agent keeps.
+    """
 
     uid: str
     status: HostStatus | None
     unreachable: Reason | None = None
     refusal: Reason | None = None
+    preview: PreviewStatus | None = None
 
 
 class News(Enum):
@@ -53,7 +57,7 @@ def compose(report: Report, shown: HostStatus, now: str) -> HostStatus:
         _condition(WISH_ACCEPTED, report.refusal, reason("NothingRefused")),
     )
     fields = {name: getattr(status, name) for name in HostStatus.__struct_fields__}
-    return HostStatus(**fields | {"conditions": _dated(conditions, shown.conditions, now)})
+    return HostStatus(**fields | {"preview": report.preview, "conditions": _dated(conditions, shown.conditions, now)})
 
 
 def _condition(kind: str, against: Reason | None, otherwise: Reason) -> Condition:

@@ -42,7 +42,8 @@ HELLO, STATUS, WAIT, STAGE, SWITCH = "hello", "status", "wait", "stage", "switch
 CONFIRM, RETURN, RELEASE, CONFIGURE = "confirm", "return", "release", "configure"
 ROLL_BACK = "rollback"  # at the console, without a grant
 SETTINGS = "settings"  # on the host itself: look for drift, or take settings back
-METHODS = (HELLO, STATUS, WAIT, STAGE, SWITCH, CONFIRM, RETURN, RELEASE, CONFIGURE, ROLL_BACK, SETTINGS)
+PREVIEW = "preview"  # what settings would change; reads only
+METHODS = (HELLO, STATUS, WAIT, STAGE, SWITCH, CONFIRM, RETURN, RELEASE, CONFIGURE, ROLL_BACK, SETTINGS, PREVIEW)
 MUTATING_METHODS = (STAGE, SWITCH, CONFIRM, RETURN, RELEASE, CONFIGURE)
 
 IDLE, STAGING, STAGED, REBOOTING = "Idle", "Staging", "Staged", "Rebooting"

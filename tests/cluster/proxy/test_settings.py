@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,5 +176,67 @@ def test_settings_that_no_host_could_take_are_said_on_the_group_and_touch_no_hos
             assert "root of kernel.arguments" in said.message
             host = await stand.until(lambda h: True)
             assert host.spec.grant is None
+
+    scene(body)
+
+
+async def told(stand: Stand, file: Path, *words: str) -> tuple[int, str]:
+    """`hostplane settings diff`: exit code and what it says."""
+    command = [sys.executable, "-m", "hostplane.cli", "settings", "diff", str(file), *words]
+    command += ["--kubeconfig", str(stand.plane.kubeconfig)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+def test_the_desk_is_told_what_settings_would_change_and_nothing_does(
+    stand_up: Any, scene: Scene, tmp_path: Path
+) -> None:
+    def document(*more: dict[str, Any]) -> Path:
+        settings = {"version": "s1", "configs": [*CONFIGS, *more]}
+        file = tmp_path / f"{len(more)}.json"
+        file.write_text(json.dumps({"kind": "NodeGroup", "spec": {**SELECTOR, "settings": settings}}))
+        return file
+
+    async def body() -> None:
+        async with stand_up() as stand:
+            root = stand.machine.root
+            furnish(root)
+            (root / "etc/motd").write_text("hello\n")  # as wished already
+            (root / "boot/hostplane/args1").write_bytes(b"")  # a loader of ours
+            before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "etc" in path.parts}
+            await stand.create()
+            await stand.phase("Idle")
+            arguments = {"model": "kernel.arguments", "contents": [{"key": "audit", "value": 0}]}
+            code, said = await told(stand, document(arguments), NAME)
+            assert (code, said.splitlines()) == (
+                0,
+                [
+                    f"{NAME}: a reboot is needed; services told: restart kubelet.service",
+                    "  /etc/sysctl.d/99-zz-hostplane.conf: sysctl vm.swappiness",
+                    "  /var/lib/kubelet/config.yaml: kubelet maxPods",
+                    "  /boot/hostplane/args#A: kernel.arguments audit",
+                    "  /boot/hostplane/args#B: kernel.arguments audit",
+                    "  /proc/sys/vm/swappiness: sysctl vm.swappiness",
+                ],
+            )
+            forbidden = {"model": "files", "contents": [{"key": "/etc/passwd", "value": "secret"}]}
+            code, said = await told(stand, document(arguments, forbidden), NAME, "nobody", "--json", "--seconds", "20")
+            answers = json.loads(said)
+            assert code == 1
+            assert "HP-6421" in answers[NAME]["error"], "as configuring would be refused"
+            assert "secret" not in said
+            assert "nobody" in answers["nobody"]["error"]
+            assert {path: path.read_bytes() for path in before} == before
+            assert (root / "var/lib/kubelet/config.yaml").read_text() == KUBELET
+            host = await stand.until(lambda host: host.spec.preview is None and host.status.preview is None)
+            assert host.status.settings is None
+            await stand.kill("agent")
+            stand.break_agent("hangs")
+            code, said = await told(stand, document(), NAME, "--seconds", "2")
+            assert (code, "HP-7517" in said) == (1, True)
+            stand.mend_agent()
+            await stand.until(lambda host: host.spec.preview is None and host.status.preview is None)
 
     scene(body)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hostplane.api.host import Grant, Host, HostSpec, ImageRef
+from hostplane.api.host import Grant, Host, HostSettings, HostSpec, ImageRef, Preview, PreviewStatus
 from hostplane.api.meta import ObjectMeta
 from hostplane.proxy import courier
 from hostplane.proxy.courier import Courier, Repeats
@@ -296,3 +296,33 @@ def test_repeats_grow_apart_and_another_call_is_free() -> None:
     assert repeats.delay(stage) == 0
     repeats.forget()
     assert repeats.delay(release) == 0
+
+
+def test_a_question_is_asked_once_and_its_answer_goes_with_it(fake_agent: Any) -> None:
+    async def scene() -> None:
+        answer = {"changes": ["/etc/motd: files /etc/motd"], "more": 0, "services": [], "rebootNeeded": True}
+        fake_agent.answers["preview"] = lambda params: answer
+        async with fake_agent, at_work(fake_agent.path) as desk:
+            desk.wish(host(preview=Preview(id="q1")))
+            report = await desk.until(lambda r: r.preview is not None)
+            assert report.preview == PreviewStatus(id="q1", changes=answer["changes"], reboot_needed=True)
+            desk.wish(host(preview=Preview(id="q1"), settings=HostSettings(version="x")))
+            await fake_agent.until(lambda: fake_agent.count("hello") == 2)
+            desk.wish(host())
+            await desk.until(lambda r: r.preview is None)
+            assert fake_agent.count("preview") == 1
+
+    asyncio.run(scene())
+
+
+def test_an_agent_that_refuses_a_question_or_does_not_know_it_is_quoted(fake_agent: Any) -> None:
+    async def scene() -> None:
+        fake_agent.answers["preview"] = lambda params: REFUSED
+        async with fake_agent, at_work(fake_agent.path) as desk:
+            desk.wish(host(preview=Preview(id="q1")))
+            report = await desk.until(lambda r: r.preview is not None)
+            assert report.preview is not None
+            assert (report.preview.id, report.preview.error) == ("q1", "HP-6001: no")
+            assert report.refusal is None
+
+    asyncio.run(scene())

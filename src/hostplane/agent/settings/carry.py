@@ -139,7 +139,4 @@ def drift(host: HostRoot, active: str, record: Optional[Record], with_parameters
         plan = Planner(host, active, record.request, is_verified=True).plan()
     except HostError as fault:
         return [str(fault)[:300]]
-    found = ["%s: %s" % (change.path, ", ".join(change.keys) or "changed") for change in plan.changes]
-    if with_parameters:
-        found += ["/proc/sys/%s: %s" % (one.path, ", ".join(one.keys)) for one in plan.parameters]
-    return [line[:300] for line in found]
+    return plan.lines(with_parameters)

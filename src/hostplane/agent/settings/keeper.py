@@ -101,6 +101,11 @@ class Keeper(object):
             with core.changed:
                 return core.report()
 
+    def preview(self, request: Request) -> Dict[str, Any]:
+        """What `request` would change on this host; writes nothing. Raises HostError with what would refuse it."""
+        with self._one_at_a_time:
+            return carry.make_plan(self._core.host, self._core.active, request, self._journal.record()).outline()
+
     def configure_local(self, configs: Any) -> None:
         """Apply settings that carry no version (KubeOS's way). Raises HostError with the first that cannot be."""
         self._core.host.refuse_if_vetoed()

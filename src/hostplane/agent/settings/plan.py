@@ -1,10 +1,12 @@
 """What a request means on one host: the paths, parameters and services that it changes, as one value."""
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .entry import Entry
 
 __all__ = ["Change", "Parameter", "Plan"]
+
+_LINE, _LINES = 300, 50  # letters, lines
 
 
 class Change(NamedTuple):
@@ -45,3 +47,20 @@ class Plan(NamedTuple):
     def is_empty(self) -> bool:
         """Whether everything holds already."""
         return not self.changes and not self.parameters
+
+    def lines(self, with_parameters: bool = True) -> List[str]:
+        """What would change, a line for each file and parameter: its path and the keys, never a value."""
+        found = ["%s: %s" % (change.path, ", ".join(change.keys) or "changed") for change in self.changes]
+        if with_parameters:
+            found += ["/proc/sys/%s: %s" % (one.path, ", ".join(one.keys)) for one in self.parameters]
+        return [line[:_LINE] for line in found]
+
+    def outline(self) -> Dict[str, Any]:
+        """The plan for somebody far away: names only, as docs/reference/agent-rpc.md has it."""
+        lines = self.lines()
+        return {
+            "changes": lines[:_LINES],
+            "more": max(0, len(lines) - _LINES),
+            "services": [word[:_LINE] for word in self.tells[:_LINES]],
+            "rebootNeeded": self.needs_reboot,
+        }

@@ -29,6 +29,7 @@ NATIVE = [
     (messages.RETURN, {"seq": 1, "reason": "r"}),
     (messages.RELEASE, {"seq": 1}),
     (messages.CONFIGURE, {"seq": 1, "settings": {"version": "1", "configs": CONFIGS}}),
+    (messages.PREVIEW, {"settings": {"version": "1", "configs": CONFIGS}}),
 ]
 CERTS = {"ca_cert": "a", "client_cert": "", "client_key": ""}
 PREPARE = {
