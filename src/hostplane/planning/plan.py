@@ -37,6 +37,7 @@ from .wishes import GroupWish, Wishes, wishes
 __all__ = ["OwnerPlan", "Plan", "RolloutPlan", "plan"]
 
 _HOLDER_BYTES = 64
+_SEQ_LEAP = 1 << 20  # grants that a restore of etcd may have forgotten
 
 
 class OwnerPlan(msgspec.Struct, kw_only=True):
@@ -143,14 +144,17 @@ class _Pass:
         )
 
     def _next_seq(self) -> int:
-        """Above every number that any host has ever reported or been told, also after a restore of etcd."""
+        """Above every number that any host has ever been told, or reports, also after a restore of etcd.
+
+        A report is only a node's word: one that leaps ahead of all grants is a lie, and believed it would take the
+        numbers from every other host.
+        """
         top = self.snap.ledger.spec.next_seq - 1
         if not top:  # a new Ledger: OSInstances may remember an old one's numbers
             top = max((kubeos.record_of(instance).seq for instance in self.snap.instances.values()), default=0)
-        for host in self.snap.hosts.values():
-            grant = host.spec.grant
-            top = max(top, host.status.seq, grant.seq if grant else 0)
-        return top + 1
+        hosts = self.snap.hosts.values()
+        top = max(top, max((host.spec.grant.seq for host in hosts if host.spec.grant), default=0))
+        return max(top, max((h.status.seq for h in hosts if h.status.seq <= top + _SEQ_LEAP), default=0)) + 1
 
     def _take_seq(self) -> int:
         seq = self.next_seq

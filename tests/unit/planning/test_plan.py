@@ -46,6 +46,17 @@ def test_numbers_are_above_every_one_that_was_ever_heard_of() -> None:
     assert decide(world).ledger.add["n0"][0] == 91
 
 
+@pytest.mark.parametrize("claimed", [1 << 21, (1 << 53) - 1, (1 << 63) - 1])
+def test_a_number_that_no_host_can_have_heard_of_takes_none_from_the_others(claimed: int) -> None:
+    """A stolen token writes any status; numbers that hosts refuse, or no store holds, would stop the whole fleet."""
+    world = native(3)
+    shown = msgspec.structs.replace(staged("n1").status, seq=claimed)
+    world["hosts"]["n1"] = msgspec.structs.replace(staged("n1"), status=shown)
+    shown = msgspec.structs.replace(staged("n2").status, seq=70)
+    world["hosts"]["n2"] = msgspec.structs.replace(staged("n2"), status=shown)
+    assert decide(world).ledger.add["n0"][0] == 71
+
+
 def test_a_ledger_that_was_lost_begins_above_the_records() -> None:
     world = kubeos(2, limit=2)
     record = msgspec.json.encode(Record(os="uid-old", seq=40)).decode()
