@@ -2,8 +2,8 @@
 
 On a host that we built they are the slot's extra arguments beside the boot state (bootargs.py); where KubeOS built it,
 those of KubeOS's grub.cfg, whose first line that loads a kernel with root= is slot A's, later ones B's. What a host
-boots by, or comes back by when a boot fails, cannot be touched. Values are quoted where the boot loader needs it and
-refused where no quoting helps.
+boots by, or comes back by when a boot fails, cannot be touched, nor what would run or mount what it says. Values are
+quoted where the boot loader needs it and refused where no quoting helps.
 """
 
 import re
@@ -23,10 +23,16 @@ _NAME = re.compile(r"[A-Za-z0-9_.,:/@%+\-]+\Z")
 _ONE_WORD = re.compile(r"[!#-&(-\[\]-~]*\Z")  # what GRUB hands over as it is: no blank, quote or backslash
 _KEPT = frozenset(
     "root rootfstype rootflags ro rw init rdinit initrd noinitrd BOOT_IMAGE oops nmi_watchdog emergency rescue single "
-    "s S b -b 1 2 3 4 5 -- roothash systemd.unit systemd.verity systemd.crash_reboot systemd.crash_shell "
-    "systemd.volatile systemd.debug-shell systemd.debug_shell systemd.mask systemd.run".split()
+    "s S b _b 1 2 3 4 5 __ roothash usrhash boot break rdbreak rdshell netboot nfsroot netroot overlayroot resume "
+    "resume_offset fstab mem module_blacklist modprobe.blacklist blacklist initcall_blacklist "
+    "firmware_class.path".split()
 )
-_KEPT_PREFIXES = ("hostplane.", "rd.", "dm-mod.", "dm_mod.")
+_KEPT_PREFIXES = ("hostplane.", "rd.", "dm_mod.", "mount.", "sysctl.", "systemd.")
+_FREE = frozenset(
+    "systemd.unified_cgroup_hierarchy systemd.legacy_systemd_cgroup_controller systemd.log_level systemd.log_target "
+    "systemd.log_color systemd.log_location systemd.log_time systemd.show_status systemd.status_unit_format".split()
+)
+"""Names with _ for -, as the kernel and systemd compare them."""
 _PANIC_SECONDS = 60
 
 
@@ -44,10 +50,11 @@ def _read(text: str) -> _Token:
 
 
 def _refuse_unbooting(model: str, wish: Wish, key: str, value: str) -> None:
-    if key in _KEPT or key.startswith(_KEPT_PREFIXES):
+    name = key.replace("-", "_")
+    if name in _KEPT or (name.startswith(_KEPT_PREFIXES) and name not in _FREE):
         raise refuse(model, wish, "the host could not boot, or not come back, without it as it is")
     is_reboot = value.isdigit() and len(value) < 4 and 1 <= int(value) <= _PANIC_SECONDS
-    if key == "panic" and value and not wish.is_delete and not is_reboot:
+    if name == "panic" and value and not wish.is_delete and not is_reboot:
         raise refuse(model, wish, "a kernel that fails must reboot: give 1 to %d seconds" % _PANIC_SECONDS)
 
 

@@ -106,6 +106,13 @@ def test_yaml_and_toml(edit: Any, text: str, row: tuple[Any, ...], after: str) -
     assert edit(text, wishes(row), quiet) == after
 
 
+@pytest.mark.parametrize(
+    "key", ["quiet", "hugepages", "systemd.unified_cgroup_hierarchy", "systemd.log-level", "mitigations"]
+)
+def test_arguments_that_a_host_boots_with_all_the_same_are_taken(key: str) -> None:
+    lint.check(Request("s1", [("kernel.arguments", "", [(key, "1", "")])]))
+
+
 UNIT = "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=a.target b.target\nAlias=other.service\n"
 
 
@@ -138,6 +145,13 @@ REFUSED: list[tuple[str, Any, Any, str]] = [
     *(("kernel.arguments", key, "1", "") for key in ("root", "ro", "rw", "init", "rdinit", "initrd", "rootfstype")),
     *(("grub.cmdline.next", key, "1", "") for key in ("hostplane.slot", "hostplane.persist", "rd.break", "oops")),
     *(("grub.cmdline.current", key, "", "") for key in ("single", "emergency", "systemd.debug-shell", "--")),
+    # the kernel and systemd take - for _
+    *(("kernel.arguments", key, "0", "") for key in ("nmi-watchdog", "systemd.crash-reboot", "dm_mod.create")),
+    # what runs as root, or mounts, what it says
+    *(("kernel.arguments", key, "x", "") for key in ("sysctl.kernel.core_pattern", "systemd.set_credential")),
+    *(("kernel.arguments", key, "x", "") for key in ("systemd.setenv", "systemd.wants", "mount.usr", "systemd.mask")),
+    # what the initramfs finds the root by
+    *(("kernel.arguments", key, "x", "") for key in ("boot", "break", "modprobe.blacklist", "module_blacklist", "mem")),
     ("kernel.arguments", "root", "PARTUUID=1", "delete"),
     ("kernel.arguments", "panic", "0", ""),
     ("kernel.arguments", "panic", "-1", ""),
