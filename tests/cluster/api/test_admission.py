@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hostplane.api.crds import DEFINITIONS
 from hostplane.errors import ClusterError
 from hostplane.local.apiserver import ApiServer
 from hostplane.local.controlplane import ControlPlane
+from tests.cluster.policy import until_in_force
 
 _DEPLOY = Path(__file__).parents[3] / "deploy"
 _SYSTEM = "hostplane-system"
@@ -50,7 +50,7 @@ def nodes(policies: ControlPlane) -> Nodes:
         admin.request("POST", "/api/v1/nodes", _object("v1", "Node", f"node-{name}"))
         host = _object("hostplane.dev/v1alpha1", "Host", f"node-{name}", spec={"nodeUid": f"uid-{name}"})
         admin.request("POST", _HOSTS, host)
-    _until_in_force(ways["a"], f"{_HOSTS}/node-b/status")
+    until_in_force(ways["a"], "node-b")
     return Nodes(admin=admin, a=ways["a"], b=ways["b"])
 
 
@@ -219,18 +219,6 @@ def _refused(way: ApiServer, method: str, path: str, body: dict[str, Any] | None
         way.request(method, path, body, kind=kind)
     assert caught.value.reason.params["status"] == 403, str(caught.value)
     return str(caught.value)
-
-
-def _until_in_force(way: ApiServer, path: str) -> None:
-    """Policies reach the API server's admission a moment after they are stored."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            way.request("PATCH", f"{path}?dryRun=All", _STATUS, kind=_MERGE)
-        except ClusterError:
-            return
-        time.sleep(0.05)  # nothing tells when a policy is loaded
-    pytest.fail("the admission policy was not in force after 30 s")
 
 
 def _empty(admin: ApiServer) -> None:
