@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 from hostplane.errors import HostError
 
-from .envblock import TwoCopies, pack, unpack
+from .envblock import TwoCopies, next_seq, pack, unpack
 
 __all__ = [
     "DEFAULT",
@@ -59,10 +59,10 @@ class BootState(NamedTuple):
         return self.a_left if slot == "A" else self.b_left
 
     def with_slot(self, slot: str, ok: bool, left: int) -> "BootState":
-        """The same with `slot` so; `seq` grows by one."""
+        """The same with `slot` so and the next `seq`."""
         if slot == "A":
-            return self._replace(seq=self.seq + 1, a_ok=ok, a_left=left)
-        return self._replace(seq=self.seq + 1, b_ok=ok, b_left=left)
+            return self._replace(seq=next_seq(self.seq), a_ok=ok, a_left=left)
+        return self._replace(seq=next_seq(self.seq), b_ok=ok, b_left=left)
 
 
 DEFAULT = BootState()

@@ -9,10 +9,16 @@ variables mean is bootstate's and settings/bootargs' matter.
 import os
 from typing import Callable, Dict, Iterable, Set, Tuple
 
-__all__ = ["BLOCK_SIZE", "TwoCopies", "pack", "unpack"]
+__all__ = ["BLOCK_SIZE", "TwoCopies", "next_seq", "pack", "unpack"]
 
 BLOCK_SIZE = 1024
 _HEADER = b"# GRUB Environment Block\n"
+_SEQ_DIGITS = 15
+
+
+def next_seq(seq: int) -> int:
+    """The number of the state that comes after `seq`; it starts anew before it has too many digits to be read."""
+    return seq + 1 if seq + 1 < 10**_SEQ_DIGITS else 1
 
 
 def pack(seq: int, variables: Iterable[Tuple[str, object]]) -> bytes:
@@ -33,7 +39,7 @@ def unpack(block: bytes, size: int) -> Dict[str, str]:
             break
         values[name] = value
     seq = values.get("seq", "")
-    return values if 0 < len(seq) <= 15 and seq.isdigit() and values.get("end") == seq else {}
+    return values if 0 < len(seq) <= _SEQ_DIGITS and seq.isdigit() and values.get("end") == seq else {}
 
 
 class TwoCopies(object):

@@ -32,6 +32,7 @@ from hostplane.rpc.messages import (
 )
 
 from .bootstate import BootState, other
+from .envblock import next_seq
 from .state import Failed, Fault, Image, Operation, Slot, State, Transition, Trial
 
 __all__ = [
@@ -166,7 +167,7 @@ def switched_boot(boot: BootState, target: str, tries: int) -> BootState:
     """The boot state that tries `target` and falls back to the other slot; the same one if it says so already."""
     wish = boot.with_slot(target, False, tries)._replace(first=target)
     wish = wish.with_slot(other(target), True, 0)
-    return boot if wish._replace(seq=boot.seq) == boot else wish._replace(seq=boot.seq + 1)
+    return boot if wish._replace(seq=boot.seq) == boot else wish._replace(seq=next_seq(boot.seq))
 
 
 def interrupted(state: State, fault: Fault) -> State:

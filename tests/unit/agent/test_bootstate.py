@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hostplane.agent import bootstate, envblock
 from hostplane.agent.bootstate import BootFiles, BootState, choose, parse, plan_boot, render
+from hostplane.agent.envblock import next_seq
 from hostplane.errors import HostError
 
 states = st.builds(
@@ -41,8 +42,9 @@ def test_no_bytes_break_the_parser(block: bytes) -> None:
 
 @settings(max_examples=40)
 @given(states, states, st.booleans())
+@example(BootState(10**15 - 1), BootState(), False)
 def test_a_cut_at_any_byte_of_a_write_leaves_the_old_or_the_new(old: BootState, new: BootState, whole: bool) -> None:
-    new = new._replace(seq=old.seq + 1)
+    new = new._replace(seq=next_seq(old.seq))
     before, after = render(old), render(new)
     for cut in range(0, 513, 512 if whole else 1):
         torn_env2 = after[:cut] + before[cut:]

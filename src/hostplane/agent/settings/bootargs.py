@@ -7,7 +7,7 @@ A host without these files was not built by us (docs/reference/boot.md).
 
 from typing import Callable, NamedTuple, Optional
 
-from hostplane.agent.envblock import BLOCK_SIZE, TwoCopies, pack, unpack
+from hostplane.agent.envblock import BLOCK_SIZE, TwoCopies, next_seq, pack, unpack
 from hostplane.errors import HostError
 
 __all__ = ["ArgsFiles", "BootArgs", "choose", "parse", "render"]
@@ -25,9 +25,9 @@ class BootArgs(NamedTuple):
         return "".join(word + "\n" for word in (self.a if slot == "A" else self.b).split())
 
     def with_slot(self, slot: str, lines: str) -> "BootArgs":
-        """The same with `lines`, one argument a line, for `slot`; `seq` grows by one."""
+        """The same with `lines`, one argument a line, for `slot`, and the next `seq`."""
         words = " ".join(lines.split())
-        return self._replace(seq=self.seq + 1, **{slot.lower(): words})
+        return self._replace(seq=next_seq(self.seq), **{slot.lower(): words})
 
 
 def render(state: BootArgs) -> bytes:
