@@ -165,6 +165,26 @@ def test_a_redirect_to_nowhere_ends(host: Any, web: Any, agent: Any) -> None:
     assert failure(agent().run(host.image_of(host.NEW, web.url))) == "PayloadSourceRefused"
 
 
+@pytest.mark.parametrize(
+    ("status", "header", "value", "name"),
+    [
+        (302, "Location", "http://[", "PayloadSourceRefused"),
+        (401, "WWW-Authenticate", 'Bearer realm="http://[",service="x"', "FetchDenied"),
+    ],
+)
+def test_an_address_that_is_none_is_a_reason(
+    host: Any, web: Any, agent: Any, status: int, header: str, value: str, name: str
+) -> None:
+    def behave(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+        handler.send_response(status)
+        handler.send_header(header, value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    web.behave = behave
+    assert failure(agent().run(host.image_of(host.NEW, web.url))) == name
+
+
 def test_a_full_slot_is_a_reason(host: Any, web: Any, agent: Any) -> None:
     host.configure(slotBytes=1000)
     web.serve(host.NEW)

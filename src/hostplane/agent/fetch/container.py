@@ -14,6 +14,7 @@ from typing import Any, Iterator, List, NamedTuple
 from hostplane.agent.bundle.limits import MAX_MANIFEST
 from hostplane.agent.bundle.manifest import MEDIA_INDEX, MEDIA_MANIFEST
 from hostplane.agent.bundle.strict import Fields, parse_object
+from hostplane.agent.tarheader import StrictInfo
 from hostplane.errors import HostError
 
 from .reader import Reader
@@ -29,36 +30,11 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "loongarch64": "loong64
 _MOST_LAYERS, _MOST_PLATFORMS = 256, 64
 _LARGEST_LAYER = 64 << 30
 _PIECE = 256 << 10
-_HEADER = 1 << 20  # of a tar's own words about a file
-_END: Any = getattr(tarfile, "EOFHeaderError")  # noqa: B009 - not in the type stubs
-_LONG_HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 
 
 class _Layer(NamedTuple):
     digest: str
     size: int
-
-
-class _BoundedInfo(tarfile.TarInfo):
-    """A member whose own header cannot fill the memory, and of which a damaged one is an error."""
-
-    @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
-        try:
-            member = super(_BoundedInfo, cls).frombuf(buf, encoding, errors)
-        except _END:
-            raise
-        except tarfile.HeaderError as fault:
-            raise ValueError("a header of it is damaged (%s)" % fault) from None
-        if member.type in _LONG_HEADERS and member.size > _HEADER:
-            raise ValueError("a header of it is too long")
-        return member
 
 
 def file_of_image(remote: Remote, ref: Reference, digest: str, name: str) -> Iterator[bytes]:
@@ -177,12 +153,13 @@ class Member(object):
     def pieces(self) -> Iterator[bytes]:
         reader: Any = Reader(self._pieces)
         try:
-            with tarfile.open(fileobj=reader, mode="r|", tarinfo=_BoundedInfo, errors="surrogateescape") as archive:
+            with tarfile.open(fileobj=reader, mode="r|", tarinfo=StrictInfo, errors="surrogateescape") as archive:
                 for member in iter(archive.next, None):
                     setattr(archive, "members", [])  # noqa: B010 - else it remembers every one
+                    getattr(archive, "pax_headers").clear()  # noqa: B009 - nor what counts for every one
                     for piece in self._look(archive, member):
                         yield piece
-        except (tarfile.TarError, ValueError, EOFError) as fault:
+        except (tarfile.TarError, ValueError, EOFError, RecursionError) as fault:
             detail = "a layer is no tar: %s" % fault
             raise HostError("ContainerImageUnfit", image=self._where, detail=detail) from None
         for _ in self._pieces:  # to the end, which is what proves it

@@ -138,7 +138,10 @@ class Endpoint(object):
         raise HostError("FetchDenied", url=shown(url), detail=detail)
 
     def _token(self, url: str, wanted: Mapping[str, str], secret: Credentials) -> str:
-        realm = urljoin(url, wanted["realm"])
+        try:
+            realm = urljoin(url, wanted["realm"])
+        except ValueError:
+            raise HostError("FetchDenied", url=shown(url), detail="its token service has no address") from None
         words = [("service", wanted.get("service", "")), ("scope", wanted.get("scope") or self._scope)]
         words = [(key, value) for key, value in words if value]
         headers = {"Accept": "application/json"}

@@ -156,7 +156,11 @@ class Transport(object):
             if answer.status not in _MOVED or not location:
                 return answer
             answer.drain()
-            url = within(urljoin(url, location).partition("#")[0])[0]
+            try:
+                url = within(urljoin(url, location).partition("#")[0])[0]
+            except ValueError:
+                detail = "a redirect leads to what is no address"
+                raise HostError("PayloadSourceRefused", url=shown(url), detail=detail) from None
             if origin_of(url)[0] != "https" and (origin[0] == "https" or not plain_http):
                 raise HostError("PayloadSourceRefused", url=shown(url), detail="a redirect gives up encryption")
         raise HostError("PayloadSourceRefused", url=shown(url), detail="too many redirects")

@@ -20,6 +20,7 @@ from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import unquote_to_bytes
 
 from hostplane.agent.payload.posixacl import NAMES, binary_acl
+from hostplane.agent.tarheader import StrictInfo
 from hostplane.errors import HostError
 
 __all__ = ["Unpacked", "unpack", "verify"]
@@ -31,6 +32,7 @@ _IGNORED = ("security.selinux", "security.ima", "security.evm")
 _SKIPPED = ("trusted.overlay.", "user.overlay.", "trusted.SGI_ACL_")  # the last: how xfs shows access lists again
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST = 4 << 20
+_MOST_BYTES = 1 << 40  # of all files, holes too: what is announced takes its time, however little comes
 
 
 class Unpacked(object):
@@ -123,19 +125,6 @@ def _shown(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")[:200]
 
 
-class _StrictInfo(tarfile.TarInfo):
-    """A member whose damaged or missing header is an error, and not the end of the archive as tarfile would have it."""
-
-    @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
-        try:
-            return super(_StrictInfo, cls).frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as fault:
-            raise ValueError("a header is damaged, or the end is missing (%s)" % fault) from fault
-
-
 class _Unpacker(object):
     def __init__(self, directory: str) -> None:
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -153,7 +142,7 @@ class _Unpacker(object):
                 if fault.errno in _FULL:
                     raise HostError("SlotFull", slot="") from fault
                 raise self._unfit(fault.strerror or str(fault)) from fault
-            except (tarfile.TarError, ValueError, EOFError) as fault:
+            except (tarfile.TarError, ValueError, EOFError, RecursionError) as fault:
                 raise self._unfit(str(fault) or type(fault).__name__) from fault
         finally:
             os.close(self._open[1])
@@ -167,7 +156,7 @@ class _Unpacker(object):
 
     def _all(self, stream: IO[bytes]) -> None:
         count = 0
-        how: Dict[str, Any] = {"tarinfo": _StrictInfo, "encoding": "utf-8", "errors": "surrogateescape"}
+        how: Dict[str, Any] = {"tarinfo": StrictInfo, "encoding": "utf-8", "errors": "surrogateescape"}
         with tarfile.open(fileobj=stream, mode="r|", **how) as archive:
             for member in iter(archive.next, None):
                 setattr(archive, "members", [])  # noqa: B010 - else it remembers every one
@@ -267,6 +256,8 @@ class _Unpacker(object):
         source = archive.extractfile(member)
         if source is None:
             raise ValueError("it has no content")
+        if self._done.bytes + member.size > _MOST_BYTES:
+            raise ValueError("its files hold more than any slot")
         digest, at = hashlib.sha256(), 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         target = os.open(name, flags, 0o600, dir_fd=parent)

@@ -202,3 +202,23 @@ def test_no_damage_to_a_tar_escapes_or_crashes(tmp_path: Path, seed: int, flips:
         root, done = unpacked(place, bytes(tar))
         untar.verify(str(root), done)
     assert [path.name for path in place.iterdir()] == ["root"]
+
+
+def test_a_file_of_holes_takes_no_time(tmp_path: Path) -> None:
+    """A few hundred bytes that announce 4 EiB of zeros would keep a staging busy for years."""
+    header = {
+        "GNU.sparse.major": "0",
+        "GNU.sparse.minor": "1",
+        "GNU.sparse.size": str(1 << 62),
+        "GNU.sparse.map": "0,1",
+    }
+    member = info("big", pax_headers=header)
+    assert "more than any slot" in refusal(tmp_path, packed((member, b"x")))
+
+
+def test_a_header_of_its_own_cannot_fill_the_memory(tmp_path: Path) -> None:
+    tar = bytearray(packed(info("a", pax_headers={"comment": "x" * 2000})))
+    tar[124:136] = b"%011o\0" % (1 << 32)  # of the extended header
+    tar[148:156] = b"        "
+    tar[148:156] = b"%06o\0 " % sum(tar[:512])
+    assert "too long" in refusal(tmp_path, bytes(tar))
