@@ -29,7 +29,7 @@ from hostplane.image.disk.filesystems import ext4
 from hostplane.image.disk.layout import fs_uuid
 from hostplane.image.packages import licences, sbom, sizes
 from hostplane.image.recipe import Recipe, RootFs, StageName
-from hostplane.image.root import hostfiles, inventory
+from hostplane.image.root import hostfiles, inventory, precompiled
 from hostplane.image.stage import Inputs, Work
 
 __all__ = ["NAME", "inputs", "run"]
@@ -61,6 +61,8 @@ def run(work: Work) -> None:
     if recipe.agent:  # a script may have made what only one host may have
         hostfiles.remove_identity(work.root, work.profile)
     work.progress(0.0, "compiled Python")
+    if recipe.agent:
+        precompiled.compile_agent(work)
     _rewind_compiled(work.root, work.epoch)
     work.progress(0.02, f"{recipe.disk.fs} image of the root")
     sealed = None
