@@ -252,7 +252,8 @@ class HostRoot(object):
     def reboot(self) -> None:
         """Ask for a reboot. A host that is a directory gets the file its machine waits for."""
         if self.root == "/":
-            subprocess.check_call(["systemctl", "reboot"], timeout=_REBOOT_SECONDS)
+            # -i: a package manager's lock must not leave a drained host, or one on trial, waiting; delays are kept.
+            subprocess.check_call(["systemctl", "-i", "reboot"], timeout=_REBOOT_SECONDS)
             return
         directory = self.path("run/hostplane")
         os.makedirs(directory, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from hostplane.agent import passage, worker
 from hostplane.agent.host import Host
-from hostplane.agent.hostroot import HostRoot
+from hostplane.agent.hostroot import Config, HostRoot
 from hostplane.agent.main import main
 from hostplane.agent.native import Session
 from hostplane.agent.stage import Stage
@@ -421,3 +422,11 @@ def test_a_commit_of_which_only_the_boot_state_was_written_can_still_be_given_up
     monkeypatch.undo()
     agent.host.go_back(7, "no")
     assert agent.rebooted() == "A"
+
+
+def test_no_lock_of_anybodys_keeps_a_real_host_from_going_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later service managers let a blocking lock (of a package manager) stop root's reboot too."""
+    said: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "check_call", lambda words, timeout: said.append(words))
+    HostRoot("/", Config()).reboot()
+    assert said == [["systemctl", "-i", "reboot"]]

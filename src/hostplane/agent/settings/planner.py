@@ -28,6 +28,7 @@ _OURS = (
     "/sys",
     "/dev",
     "/usr/lib/hostplane",
+    "/persist",  # all of these once more, by another name
 )
 _KUBEOS_MODELS = frozenset(
     (sysctl.RUNTIME, sysctl.PERSISTENT, grubcmdline.CURRENT, grubcmdline.NEXT)
@@ -198,13 +199,16 @@ class Planner(object):
         """The path, absolute on the host, that `path` leads to. Raises HostError SettingsPathRefused."""
         try:
             real = self._host.inside(path)
-            for ours in _OURS:
-                home = self._host.inside(ours)
-                if real == home or real.startswith(home + "/"):
-                    raise ValueError("it is not a place for settings")
+            self._check_place(real)
         except ValueError as fault:
             raise HostError("SettingsPathRefused", path=path[:200], detail=str(fault)) from None
         return "/" + os.path.relpath(real, self._host.root) if self._host.root != "/" else real
+
+    def _check_place(self, real: str) -> None:
+        for ours in _OURS:
+            home = self._host.inside(ours)
+            if real == home or real.startswith(home + "/"):
+                raise ValueError("it is not a place for settings")
 
     def _format(self, model: str, config_path: str, wishes: List[Wish]) -> None:
         form = _FORMATS[model]
@@ -327,6 +331,10 @@ class Planner(object):
     def _wanted(self, model: str, wanted: files.Wanted, key: str) -> None:
         directory, name = os.path.split(wanted.path)
         path = os.path.join(self._resolved(directory), name)
+        try:
+            self._check_place(self._host.path(path[1:]))
+        except ValueError as fault:
+            raise HostError("SettingsPathRefused", path=path[:200], detail=str(fault)) from None
         for one in {path, wanted.path}:
             if not policy.is_allowed(one, self._allowed().paths):
                 self._require_signature("the path " + one)

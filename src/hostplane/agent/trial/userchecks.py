@@ -47,7 +47,8 @@ class UserChecks(object):
             self._kill()
 
     def _kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        """The check and all it has started; its group has its number as long as one of them lives."""
+        if self._process is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except ProcessLookupError:

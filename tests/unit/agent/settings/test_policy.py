@@ -134,3 +134,15 @@ def test_a_signature_for_an_image_is_none_for_settings(host: Any, keys: Path) ->
     document = json.dumps({"schema": "1.0", "subject": digest, "signatures": [made]})
     with pytest.raises(HostError, match=r"HP-6421.*good: Bad"):
         apply(host, *configs, signatures=document)
+
+
+@pytest.mark.parametrize("path", ["/persist/etc/A/hostplane/agent.json", "/etc/hostplane", "/etc/hostplane/never"])
+def test_the_agents_own_places_are_never_written_by_whatever_name(host: Any, path: str) -> None:
+    furnish(host)
+    host.write("usr/lib/hostplane/policy.json", policy_text("/etc/", "/persist/"))
+    (host.root / "etc/hostplane/agent.json").unlink()
+    (host.root / "etc/hostplane").rmdir()
+    (host.root / "persist/etc/A/hostplane").mkdir(parents=True)
+    with pytest.raises(HostError) as caught:
+        apply(host, ("files", "", [(path, "x", "")]))
+    assert caught.value.name == "SettingsPathRefused"

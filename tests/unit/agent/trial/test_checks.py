@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,14 @@ def test_a_probe_that_fails_itself_does_not_hold(host: Any) -> None:
 
     with pytest.raises(HostError, match="ValueError: no number"):
         run(host, Check("it", 0.0, probe))
+
+
+def test_nothing_of_a_check_survives_it(host: Any) -> None:
+    marker = host.root / "pid"
+    host.check(f"sleep 1000 & echo $! > {marker}")
+    run(host)
+    left = Path("/proc", marker.read_text().strip(), "stat")
+    deadline = time.monotonic() + host.DEADLINE
+    while left.exists() and left.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it runs on"
+        time.sleep(0.02)
