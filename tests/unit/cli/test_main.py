@@ -120,18 +120,21 @@ def test_the_version_imports_no_verb_and_nothing_heavy() -> None:
 
 
 def test_the_version_is_quick() -> None:
-    """100 ms is the promise for an idle machine; processor time says the same on a busy one."""
+    """100 ms is the promise for an idle machine, where an interpreter alone takes an eighth of that; processor time."""
 
     def seconds() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
 
-    def once() -> float:
-        before = seconds()
-        subprocess.run([sys.executable, "-m", "hostplane.cli", "--version"], check=True, stdout=subprocess.DEVNULL)
-        return seconds() - before
+    def least(*words: str) -> float:
+        found = []
+        for _ in range(5):
+            before = seconds()
+            subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+            found.append(seconds() - before)
+        return min(found)
 
-    assert min(once() for _ in range(5)) <= 0.1
+    assert least("-m", "hostplane.cli", "--version") <= max(0.1, 8 * least("-c", "pass"))
 
 
 def test_every_verb_has_a_help_that_names_its_options(capsys: pytest.CaptureFixture[str]) -> None:
