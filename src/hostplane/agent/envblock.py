@@ -39,7 +39,7 @@ def unpack(block: bytes, size: int) -> Dict[str, str]:
             break
         values[name] = value
     seq = values.get("seq", "")
-    return values if 0 < len(seq) <= _SEQ_DIGITS and seq.isdigit() and values.get("end") == seq else {}
+    return values if 0 < len(seq) <= _SEQ_DIGITS and seq.isdecimal() and values.get("end") == seq else {}
 
 
 class TwoCopies(object):

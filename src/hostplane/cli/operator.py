@@ -75,7 +75,7 @@ def command(
     from hostplane.planning.budget import parse_count
     from hostplane.planning.snapshot import Options
 
-    limit: int | str = int(max_unavailable) if max_unavailable.isdigit() else max_unavailable
+    limit: int | str = int(max_unavailable) if max_unavailable.isdecimal() else max_unavailable
     parse_count(limit, 1)
     run(
         OperatorConfig(

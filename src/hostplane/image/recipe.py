@@ -275,9 +275,7 @@ class File(_Table, frozen=True, kw_only=True):
 class Unit(_Table, frozen=True, kw_only=True):
     """A systemd unit: written when it has content, then enabled, disabled or masked."""
 
-    name: Annotated[
-        str, Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.(service|socket|mount|timer|path|target|slice|automount)$")
-    ]
+    name: Annotated[str, Meta(pattern=_UNIT)]
     """With its kind: my.service."""
     content: str | None = None
     """The unit file; empty: the unit comes with a package."""

@@ -248,4 +248,4 @@ def _went_back(known: str, seen: str) -> bool:
 
 def _is_newer(version: str, than: str) -> bool:
     """Versions are numbers of one sequence per cluster; what is not a number is never newer."""
-    return version.isdigit() and than.isdigit() and int(version) > int(than)
+    return version.isdecimal() and than.isdecimal() and int(version) > int(than)

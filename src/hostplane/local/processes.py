@@ -171,7 +171,7 @@ def end_session(leader: Process) -> None:
     if leader.boot != _boot() or (_state(leader.pid) is not None and not is_alive(leader)):
         return
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != leader.pid:
+        if entry.name.isdecimal() and int(entry.name) != leader.pid:
             try:
                 is_member = os.getsid(int(entry.name)) == leader.pid
             except OSError:

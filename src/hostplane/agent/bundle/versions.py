@@ -21,7 +21,7 @@ def _runs(version: str) -> List[_Run]:
         if text == "~":
             runs.append((_TILDE, 0, ""))
         else:
-            runs.append((_DIGITS, int(text), "") if text.isdigit() else (_LETTERS, 0, text))
+            runs.append((_DIGITS, int(text), "") if text.isdecimal() else (_LETTERS, 0, text))
     return runs + [(_END, 0, "")]
 
 

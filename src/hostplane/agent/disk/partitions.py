@@ -211,7 +211,7 @@ def _mapped_number(node: str) -> int:
     """The partition that a device-mapper node of a multipath disk is (uuid partN-...); 0 for anything else."""
     path = os.path.join(node, "dm/uuid")
     head = _line(path).partition("-")[0] if os.path.exists(path) else ""
-    return int(head[4:]) if head.startswith("part") and head[4:].isdigit() else 0
+    return int(head[4:]) if head.startswith("part") and head[4:].isdecimal() else 0
 
 
 def _kernel_partitions(disk: str) -> List[Tuple[int, str]]:

@@ -318,4 +318,4 @@ def _by_service(tables: List[Dict[str, Node]]) -> List[Dict[str, Node]]:
 
 
 def _service(name: str) -> str:
-    return name[3:] if name[:1] in ("S", "K") and name[1:3].isdigit() else name
+    return name[3:] if name[:1] in ("S", "K") and name[1:3].isdecimal() else name

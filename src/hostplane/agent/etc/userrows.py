@@ -128,7 +128,7 @@ def merge_ranges(
     for owner in owners:
         was, mine, new = ([row for row in rows if row[0] == owner] for rows in (base, ours, theirs))
         chosen = new if mine == was else mine
-        if owner not in known and not owner.isdigit() and mine == was:
+        if owner not in known and not owner.isdecimal() and mine == was:
             continue
         if (
             chosen is new

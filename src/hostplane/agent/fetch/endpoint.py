@@ -43,7 +43,7 @@ def challenges(header: str) -> Iterator[Tuple[str, Dict[str, str]]]:
 
 def retry_after(header: str) -> float:
     """Seconds that a Retry-After header asks for; 0 where it makes no sense."""
-    if header.isdigit():
+    if header.isdecimal():
         return float(header[:9])
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())

@@ -62,7 +62,7 @@ class Site(object):
     def _of(self, place: str) -> Optional[Access]:
         """The entry of HOST:PORT, else of HOST."""
         name, colon, port = place.rpartition(":")
-        return self._registries.get(place) or (self._registries.get(name) if colon and port.isdigit() else None)
+        return self._registries.get(place) or (self._registries.get(name) if colon and port.isdecimal() else None)
 
     def _resolved(self, name: str, port: int) -> Optional[Access]:
         name = "[%s]" % name if ":" in name else name

@@ -23,6 +23,7 @@ __all__ = ["Answer", "Transport", "origin_of"]
 _PIECE = 128 << 10
 _REDIRECTS = 5
 _KEPT = 8  # connections
+_LENGTH_DIGITS = 18
 _SMALL = 16 << 10  # of an unwanted body is read so that the connection can be kept
 _MOVED = (301, 302, 303, 307, 308)
 
@@ -61,7 +62,7 @@ class Answer(object):
         length = response.getheader("Content-Length")
         self.length: Optional[int] = None
         if length is not None and not response.chunked:
-            if not length.isdigit():
+            if not length.isdecimal() or len(length) > _LENGTH_DIGITS:
                 raise DroppedError("a Content-Length that is no number")
             self.length = int(length)
         self._is_open = True

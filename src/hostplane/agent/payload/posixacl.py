@@ -28,7 +28,7 @@ def binary_acl(text: str, number: Callable[[str, str], Optional[int]]) -> bytes:
         said = fields[3] if len(fields) > 3 else ""
         found: Optional[int] = _UNNAMED
         if who:
-            found = next((int(word) for word in (said, who) if word.isdigit()), None)
+            found = next((int(word) for word in (said, who) if word.isdecimal()), None)
             found = number(kind, who) if found is None else found
         if found is not None and 0 <= found <= _UNNAMED:
             bits = sum(bit for sign, bit in (("r", 4), ("w", 2), ("x", 1)) if sign in rights)

@@ -336,7 +336,7 @@ class _Unpacker(object):
         with os.fdopen(table, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 fields = line.split(":")
-                if fields[0] == who and len(fields) > 2 and fields[2].isdigit():
+                if fields[0] == who and len(fields) > 2 and fields[2].isdecimal():
                     return int(fields[2])
         return None
 

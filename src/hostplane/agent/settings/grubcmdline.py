@@ -53,7 +53,7 @@ def _refuse_unbooting(model: str, wish: Wish, key: str, value: str) -> None:
     name = key.replace("-", "_")
     if name in _KEPT or (name.startswith(_KEPT_PREFIXES) and name not in _FREE):
         raise refuse(model, wish, "the host could not boot, or not come back, without it as it is")
-    is_reboot = value.isdigit() and len(value) < 4 and 1 <= int(value) <= _PANIC_SECONDS
+    is_reboot = value.isdecimal() and len(value) < 4 and 1 <= int(value) <= _PANIC_SECONDS
     if name == "panic" and value and not wish.is_delete and not is_reboot:
         raise refuse(model, wish, "a kernel that fails must reboot: give 1 to %d seconds" % _PANIC_SECONDS)
 

@@ -78,4 +78,4 @@ def _text(path: Path) -> str:
 
 def _order(version: str) -> list[tuple[int, int, str]]:
     """Numbers by value, words by letter: 6.1.0-9 before 6.1.0-10."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|[A-Za-z]+", version)]
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.findall(r"\d+|[A-Za-z]+", version)]

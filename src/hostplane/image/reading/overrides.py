@@ -58,7 +58,7 @@ def _put(node: Node, parts: list[str], value: Node, *, is_appended: bool) -> Nod
         empty: Plain = {} if rest else []
         below = _put(here.get(part, Node(empty, value.place)), rest, value, is_appended=is_appended)
         return Node({**here, part: below}, node.place)
-    if isinstance(here, list) and part.isdigit() and int(part) < len(here):
+    if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         index = int(part)
         below = _put(here[index], rest, value, is_appended=is_appended)
         return Node([*here[:index], below, *here[index + 1 :]], node.place)

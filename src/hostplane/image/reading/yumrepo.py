@@ -62,7 +62,7 @@ def _repository(
     if values.get("password"):
         entry["password_env"] = "HOSTPLANE_PASSWORD_" + name.upper().translate(str.maketrans(".-", "__"))
         notes.append(f"repository {section}: its password is not copied; put it into {entry['password_env']}.")
-    if values.get("priority", "").isdigit():
+    if values.get("priority", "").isdecimal():
         entry["priority"] = int(values["priority"])
     notes.extend(f"repository {section}: {key} is left out." for key in values if key not in _QUIET)
     return entry

@@ -192,7 +192,7 @@ def _accounts(root: Path) -> list[dict[str, Any]]:
     found = []
     for line in _text(root, "etc/passwd").splitlines():
         words = line.split(":")
-        if len(words) != 7 or not words[2].isdigit():
+        if len(words) != 7 or not words[2].isdecimal():
             continue
         name, _, uid, _, _, home, shell = words
         keys = sum(1 for key in _text(root, f"{home}/.ssh/authorized_keys").splitlines() if key.strip()[:1] not in "#")

@@ -26,6 +26,6 @@ def _number(kind: str, who: str, root: Path) -> int | None:
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             fields = line.split(":")
-            if fields[0] == who and len(fields) > 2 and fields[2].isdigit():
+            if fields[0] == who and len(fields) > 2 and fields[2].isdecimal():
                 return int(fields[2])
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from hostplane.agent.fetch import access
 from hostplane.agent.fetch.certsd import parse_hosts
 from hostplane.agent.fetch.endpoint import challenges, retry_after
+from hostplane.agent.fetch.pace import DroppedError
 from hostplane.agent.fetch.reference import Reference, parse_reference
 from hostplane.agent.fetch.source import coalesced
+from hostplane.agent.fetch.transport import Answer
 from hostplane.errors import HostError
 
 HEX = "a" * 64
@@ -157,10 +160,18 @@ def test_a_challenge_is_taken_apart(header: str, found: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7), ("", 0), ("soon", 0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0), ("9" * 50, 1e9)]
+    ("header", "seconds"),
+    [("7", 7), ("", 0), ("soon", 0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0), ("9" * 50, 1e9), ("\xb9", 0)],
 )
 def test_retry_after_is_a_bounded_number(header: str, seconds: float) -> None:
     assert abs(retry_after(header) - seconds) <= 1
+
+
+@pytest.mark.parametrize("length", ["", "-1", "x", "\xb2", "9" * 5000])
+def test_a_length_that_is_none_ends_the_answer(length: str) -> None:
+    response = SimpleNamespace(status=200, chunked=False, getheader=lambda name: length)
+    with pytest.raises(DroppedError):
+        Answer(None, None, None, response, "")  # type: ignore[arg-type]  # before it asks any of them
 
 
 def test_a_hosts_file_is_read_as_the_engine_reads_it() -> None:
