@@ -29,7 +29,7 @@ from hostplane.kube.lease import Leader
 from hostplane.kube.session import Session
 from hostplane.planning import progress
 from hostplane.planning.actions import Action, Assign, EndOperation, Reclaim, SetGrant
-from hostplane.planning.plan import Plan
+from hostplane.planning.outcome import Plan
 from hostplane.planning.snapshot import Snapshot
 from hostplane.planning.standing import Stand
 from hostplane.planning.verdict import past

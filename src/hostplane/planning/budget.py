@@ -31,7 +31,7 @@ def parse_count(value: int | str, total: int) -> int:
         return value
     text = str(value)
     share = text[:-1]
-    if not (text.endswith("%") and share.isascii() and share.isdigit() and 1 <= int(share) <= 100):
+    if not (text.endswith("%") and share.isascii() and share.isdecimal() and 1 <= int(share) <= 100):
         raise ApiError("CountForm", value=value)
     return max(1, total * int(share) // 100)
 

@@ -11,20 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, tzinfo
 
-import msgspec
-
 from hostplane.api.core import Node
 from hostplane.api.kubeos import CONFIGURING, SERIAL, UPGRADING
 from hostplane.api.ledger import MAX_BYTES, MAX_HOLDERS
 from hostplane.api.osimage import OSImage
-from hostplane.api.rollout import Rollout
 from hostplane.api.validate import check_schema_version
 from hostplane.errors import ApiError, Reason, reason
 
 from . import kubeos, native
 from .actions import Action, LedgerChange
 from .budget import Away, Budget, Cap, parse_count
-from .membership import Membership, membership
+from .membership import membership
+from .outcome import OwnerPlan, Plan, RolloutPlan
 from .serial import serial
 from .snapshot import Options, Snapshot
 from .standing import Stand, Standing
@@ -32,60 +30,12 @@ from .steps import step_of
 from .strays import GROUP, OS, drivers, gone, orphans, strays
 from .target import target_of
 from .windows import is_open, kubeos_is_open
-from .wishes import GroupWish, Wishes, wishes
+from .wishes import GroupWish, wishes
 
-__all__ = ["OwnerPlan", "Plan", "RolloutPlan", "plan"]
+__all__ = ["plan"]
 
 _HOLDER_BYTES = 64
 _SEQ_LEAP = 1 << 20  # grants that a restore of etcd may have forgotten
-
-
-class OwnerPlan(msgspec.Struct, kw_only=True):
-    """What a pass found for one NodeGroup or OS object."""
-
-    owner: str
-    standings: list[Standing] = []
-    away: int = 0
-    limit: int = 0
-    hold: Reason | None = None
-    """Why nobody of it may begin now, or None."""
-    conflicts: tuple[Reason, ...] = ()
-    rollout: Rollout | None = None
-    unsettled: Reason | None = None
-    """Why the group's own settings are handed to nobody, or None."""
-    drifted: tuple[str, ...] = ()
-    """Members that report that their settings do not hold any more."""
-
-
-class RolloutPlan(msgspec.Struct, kw_only=True):
-    """What a pass found for one Rollout in force, over all its groups."""
-
-    rollout: Rollout
-    standings: list[Standing] = []
-    step: int = 0
-    step_done: bool = False
-    """Its hosts are through, and it soaks."""
-    room: int = 0
-    """How many more hosts the step lets begin."""
-    hold: Reason | None = None
-
-
-class Plan(msgspec.Struct, kw_only=True):
-    """All that is to be done and said after one pass."""
-
-    ledger: LedgerChange
-    begin: list[Action]
-    """Only after `ledger` was accepted."""
-    actions: list[Action]
-    owners: dict[str, OwnerPlan]
-    rollouts: dict[str, RolloutPlan]
-    """The Rollouts in force, by name."""
-    membership: Membership
-    wishes: Wishes
-    reasons: dict[str, Reason]
-    """Every node that waits, is blocked or failed -> why."""
-    restless: bool
-    """Time alone may change the plan: make another soon."""
 
 
 def plan(snapshot: Snapshot, now: datetime, zone: tzinfo, options: Options) -> Plan:

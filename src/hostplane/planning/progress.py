@@ -16,7 +16,7 @@ from hostplane.api.nodegroup import NodeGroup, NodeGroupStatus, Wish
 from hostplane.api.rollout import Counts, Rollout, RolloutPhase, RolloutStatus
 from hostplane.errors import Reason, reason
 
-from .plan import OwnerPlan, RolloutPlan
+from .outcome import OwnerPlan, RolloutPlan
 from .standing import Stand, Standing
 from .wishes import GroupWish
 

@@ -157,7 +157,7 @@ def _is_of(grant_tag: str, rollout: Rollout) -> bool:
 
 def _retried_since(rollout: Rollout, name: str, grant_tag: str) -> bool:
     generation = grant_tag.rpartition("/")[2]
-    return name in rollout.spec.retry and generation.isdigit() and rollout.metadata.generation > int(generation)
+    return name in rollout.spec.retry and generation.isdecimal() and rollout.metadata.generation > int(generation)
 
 
 def _ended_badly(rollout: Rollout, host: Host, name: str, digest: str, now: int) -> Standing | None:

@@ -10,7 +10,8 @@ import msgspec
 from hostplane.api.core import Node
 from hostplane.api.host import Grant, Host, HostStatus, SlotStatus
 from hostplane.api.ledger import Holder, Ledger
-from hostplane.planning.plan import Plan, plan
+from hostplane.planning.outcome import Plan
+from hostplane.planning.plan import plan
 from hostplane.planning.snapshot import Options, Snapshot
 
 from . import build

@@ -14,7 +14,7 @@ from hostplane.api.core import Node
 from hostplane.api.host import CONFIGURE, CONFIRM, RELEASE, RESERVED, SWITCH, Host
 from hostplane.planning.actions import Action, NudgeOS
 from hostplane.planning.cordon import MARK, mark_of
-from hostplane.planning.plan import Plan
+from hostplane.planning.outcome import Plan
 from hostplane.planning.snapshot import Snapshot
 from hostplane.planning.standing import Stand
 

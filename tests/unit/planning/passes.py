@@ -18,7 +18,8 @@ from hostplane.errors import reason
 from hostplane.planning import actions, progress
 from hostplane.planning.cordon import MARK, cordon_patch, restore_patch
 from hostplane.planning.kubeos import NUDGE
-from hostplane.planning.plan import Plan, plan
+from hostplane.planning.outcome import Plan
+from hostplane.planning.plan import plan
 from hostplane.planning.snapshot import DrainView, Snapshot, Word
 
 from . import invariants

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hostplane.planning.plan import Plan
+from hostplane.planning.outcome import Plan
 from hostplane.planning.snapshot import Snapshot
 from hostplane.planning.standing import Stand
 

@@ -11,7 +11,7 @@ from hostplane.api.host import Grant, HostSettings, HostStatus, SettingsModel, S
 from hostplane.api.validate import settings_refusal
 from hostplane.errors import reason
 from hostplane.planning.actions import SetGrant
-from hostplane.planning.plan import Plan
+from hostplane.planning.outcome import Plan
 from hostplane.planning.progress import group_status
 from hostplane.planning.snapshot import NEVER
 from hostplane.planning.wishes import own_settings, tag, wishes

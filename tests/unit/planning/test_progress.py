@@ -11,7 +11,7 @@ import pytest
 from hostplane.api.rollout import Rollout, RolloutStatus
 from hostplane.errors import reason
 from hostplane.planning import progress
-from hostplane.planning.plan import OwnerPlan, RolloutPlan
+from hostplane.planning.outcome import OwnerPlan, RolloutPlan
 from hostplane.planning.standing import Stand, Standing
 from hostplane.planning.wishes import GroupWish
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hostplane.agent.state import Slot
-from hostplane.planning.plan import Plan
+from hostplane.planning.outcome import Plan
 from hostplane.planning.standing import Stand
 
 from . import build
