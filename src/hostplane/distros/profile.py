@@ -55,6 +55,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     """initramfs-tools or dracut."""
     verity_packages: tuple[str, ...] = ()
     """What the initramfs opens a sealed root with: `veritysetup`, however it is called."""
+    xfs_packages: tuple[str, ...] = ()
+    """What an xfs PERSIST is grown with: `xfs_growfs`."""
     bootstrap_packages: tuple[str, ...] = ()
     """rpm only: what the first transaction into an empty root installs, so that later scripts find a shell."""
     kernel_packages: tuple[str, ...]

@@ -65,6 +65,7 @@ class Packages(_Table, frozen=True, kw_only=True):
     boot: _Some
     base: _Some
     verity: _Packages = ()
+    xfs: _Packages = ()
     manager: _Packages
     release: _Package
 
@@ -139,6 +140,7 @@ class Facts(_Table, frozen=True, kw_only=True):
             base_packages=self.packages.base,
             runtime_packages=dict(self.runtimes),
             verity_packages=self.packages.verity,
+            xfs_packages=self.packages.xfs,
             manager_packages=self.packages.manager,
             release_package=self.packages.release,
             platform=self.platform,

@@ -99,7 +99,8 @@ class UpgradeHost(Guest):
         """Stage, switch, trial, commit."""
         self.stage(made, name)
         self.switch(seq, made)
-        assert self.arrive(slot).startswith("on trial")
+        words = self.arrive(slot)
+        assert words.startswith("on trial"), words
         report = self.confirm(seq)
         assert (report["phase"], report["activeSlot"], report["slots"][slot]["state"]) == ("Idle", slot, "Confirmed")
         return report

@@ -99,6 +99,8 @@ def wanted(recipe: recipes.Recipe, profile: Profile) -> list[str]:
         asked += profile.kernel_packages + profile.boot_packages
     if recipe.disk.verity:
         asked += profile.verity_packages
+    if recipe.agent and recipe.disk.persist_fs is recipes.StateFs.XFS:
+        asked += profile.xfs_packages
     return sorted(set(asked) - set(recipe.packages.exclude))
 
 
