@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -86,12 +87,25 @@ def test_a_passive_image_that_has_shifted_is_moved_and_not_fetched(host: BundleH
 numbers = st.lists(st.integers(-3, 9), min_size=1, max_size=24)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(active=numbers, passive=numbers, new=numbers, is_recorded=st.booleans())
+SLOTS = {"active": numbers, "passive": numbers, "new": numbers, "is_recorded": st.booleans()}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**SLOTS)
 def test_whatever_the_slots_hold_the_image_is_there_in_the_end(
-    tmp_path_factory: pytest.TempPathFactory, active: list[int], passive: list[int], new: list[int], is_recorded: bool
+    tmp_path_factory: pytest.TempPathFactory, **held: Any
 ) -> None:
-    host = BundleHost(tmp_path_factory.mktemp("host"))
+    install_over(BundleHost(tmp_path_factory.mktemp("host")), **held)
+
+
+@pytest.mark.long
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**SLOTS)
+def test_whatever_the_slots_hold_for_long(tmp_path_factory: pytest.TempPathFactory, **held: Any) -> None:
+    install_over(BundleHost(tmp_path_factory.mktemp("host")), **held)
+
+
+def install_over(host: BundleHost, active: list[int], passive: list[int], new: list[int], is_recorded: bool) -> None:
     if is_recorded:
         host.install_in_a(host.bundle("v1", blocks(active), frame_bytes=2 * BLOCK))
     else:
