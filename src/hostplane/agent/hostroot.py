@@ -50,6 +50,7 @@ class Config(NamedTuple):
     allowed_failed_units: Tuple[str, ...] = ()  # units that may fail on trial; * and ? are wildcards
     confirm: str = "cluster"  # whose word commits a trial after the checks: cluster, or local: theirs is enough
     etc_policy: str = "keep"  # a conflict in /etc: keep the host's file, or stop the upgrade
+    network_policy: str = "stop"  # network settings that cannot be told to another distribution: likewise
     watchdog_seconds: int = 120  # on trial; 0: no watchdog
     stall_seconds: float = 30.0  # a download that gives nothing for so long is dropped and resumed
     fetch_attempts: int = 5  # fruitless attempts in a row before a download fails
@@ -75,7 +76,7 @@ _BOUNDS = {
 }
 
 
-_WORDS = {"confirm": ("cluster", "local"), "etc_policy": ("keep", "stop")}
+_WORDS = {"confirm": ("cluster", "local"), "etc_policy": ("keep", "stop"), "network_policy": ("keep", "stop")}
 
 
 def _camel(name: str) -> str:

@@ -13,8 +13,9 @@ from hostplane.errors import HostError
 from . import build, kinds, owners
 from .attributes import renumbered_tree
 from .compare import compare
+from .network import Carried, carry, hardware
 from .node import FILE, Node, Vanished, read_tree, shown
-from .plan import Conflict, Outcome, Rules, merge_trees
+from .plan import NETWORK, Conflict, Outcome, Rules, merge_trees
 from .rules import Paths
 from .users import FILES, Moved, UsersMerge, merge_users
 from .views import Images, read_os_id, see
@@ -43,11 +44,13 @@ class Merge(NamedTuple):
 
     outcome: Outcome
     users: UsersMerge
+    network: Carried = Carried()
 
     @property
     def report(self) -> EtcReport:
         done = self.outcome
-        conflicts = tuple((each.path[:_PATH], each.kind, each.action[:_ACTION]) for each in done.conflicts)
+        found = _of_network(self.network) + done.conflicts
+        conflicts = tuple((each.path[:_PATH], each.kind, each.action[:_ACTION]) for each in found)
         return EtcReport(done.merged, done.kept, conflicts, done.followed, tuple(self.users.moved))
 
 
@@ -60,7 +63,7 @@ def preview(host: HostRoot, active: str, target: str) -> EtcReport:
     live = _live(host, active)
     if live is None:
         return EtcReport()
-    return _steadily(host, target, lambda images: merge_images(live, images).report)
+    return _steadily(host, target, lambda images: merge_images(live, images, _hardware(host)).report)
 
 
 def prepare(host: HostRoot, active: str, target: str, policy: str) -> EtcReport:
@@ -68,7 +71,8 @@ def prepare(host: HostRoot, active: str, target: str, policy: str) -> EtcReport:
 
     Raises:
         HostError: EtcConflicts under the policy "stop", EtcPolicyUnknown, EtcImageUnreadable, EtcReadFailed,
-            EtcChanging, EtcWriteFailed, OwnersUnsettled, VetoedByHost. The slot's former tree is then what it was.
+            EtcChanging, EtcWriteFailed, NetworkNotCarried, OwnersUnsettled, VetoedByHost. The slot's former tree is
+            then what it was.
     """
     if policy not in (KEEP, STOP):
         raise HostError("EtcPolicyUnknown", policy=policy[:64] or '""')
@@ -79,7 +83,10 @@ def prepare(host: HostRoot, active: str, target: str, policy: str) -> EtcReport:
     owners.refuse_unsettled(host, active)
 
     def work(images: Images) -> EtcReport:
-        merge = merge_images(live, images)
+        merge = merge_images(live, images, _hardware(host))
+        fault = merge.network.fault
+        if fault is not None and host.config.network_policy == STOP:
+            raise HostError("NetworkNotCarried", path=shown(fault.path), detail=shown(fault.detail)[:300])
         blocking = [each for each in merge.outcome.conflicts if each.is_blocking]
         if policy == STOP and blocking:
             raise HostError("EtcConflicts", count=len(blocking), paths=_named(blocking))
@@ -131,6 +138,21 @@ def contents(host: HostRoot, active: str, path: str) -> Tuple[Optional[bytes], O
     return both
 
 
+def _hardware(host: HostRoot) -> Dict[str, str]:
+    return hardware(host.path("sys/class/net"))
+
+
+def _of_network(carried: Carried) -> Tuple[Conflict, ...]:
+    """What became of the network's settings, for the report: what cannot be told first."""
+    fault = carried.fault
+    if fault is not None:
+        words = "cannot be told to the new image, which stops the upgrade unless networkPolicy is keep: "
+        return (Conflict(shown(fault.path), NETWORK, words + shown(fault.detail)),)
+    return tuple(
+        Conflict(shown(path), NETWORK, "told to the new image as %s" % carried.format) for path in carried.sources
+    )
+
+
 def _live(host: HostRoot, active: str) -> Optional[str]:
     """The running slot's tree on PERSIST; None where the host has no such thing (another installer, a simulation)."""
     path = host.path("persist/etc/" + active)
@@ -152,8 +174,11 @@ def _named(conflicts: List[Conflict]) -> str:
     return ", ".join(names) + (", ..." if len(conflicts) > len(names) else "")
 
 
-def merge_images(live: str, images: Images) -> Merge:
-    """Merge the trees as they are now. Raises Vanished, HostError EtcReadFailed, EtcImageUnreadable."""
+def merge_images(live: str, images: Images, macs: Optional[Dict[str, str]] = None) -> Merge:
+    """Merge the trees as they are now; `macs`: the hardware's addresses by interface.
+
+    Raises Vanished, HostError EtcReadFailed, EtcImageUnreadable.
+    """
     base, theirs = (_read(os.path.join(root, "etc"), root) for root in images)
     ours = _read(live, live)
     users = merge_users(_user_files(base, ours, theirs))
@@ -169,7 +194,10 @@ def merge_images(live: str, images: Images) -> Merge:
         },
         lambda path: _is_in_image(path, images.new),
     )
-    return Merge(merge_trees(base, ours, theirs, rules), users)
+    outcome, carried = merge_trees(base, ours, theirs, rules), Carried()
+    if rules.is_foreign:
+        carried = carry(base, ours, outcome.tree, images.running, images.new, macs or {})
+    return Merge(outcome, users, carried)
 
 
 def _read(path: str, slot: str) -> Node:

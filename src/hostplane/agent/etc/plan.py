@@ -19,7 +19,7 @@ from .lines import NotMergeable
 from .node import DIRECTORY, FILE, LINK, Meta, Node, shown
 from .rules import NO_COPY_BESIDE, NOT_CARRIED, Paths, kind_of
 
-__all__ = ["BESIDE", "KEPT", "LEFT", "Conflict", "Outcome", "Rules", "merge_trees"]
+__all__ = ["BESIDE", "KEPT", "LEFT", "NETWORK", "Conflict", "Outcome", "Rules", "merge_trees"]
 
 BESIDE, KEPT, LEFT, DROPPED = (
     "the host's stays, the image's is beside it as .new",
@@ -27,6 +27,8 @@ BESIDE, KEPT, LEFT, DROPPED = (
     "left behind: it belongs to the other distribution",
     "the image's holds: what the host chose is not in it",
 )
+NETWORK = "network"
+"""The kind of what network settings that go to another distribution are reported as; their own policy decides."""
 _UNCOPIED = ("links", "choices")  # a copy beside would be one more link that is on
 _MASK = "/dev/null"
 
@@ -41,7 +43,7 @@ class Conflict(NamedTuple):
     @property
     def is_blocking(self) -> bool:
         """Whether the policy "stop" stops for it."""
-        return not self.action.startswith(LEFT)
+        return not self.action.startswith(LEFT) and self.kind != NETWORK
 
 
 class Outcome(NamedTuple):
