@@ -117,12 +117,16 @@ def _on_web(image: Image, url: str, flag_safe: bool, mtls: bool, certs: Dict[str
     """A tar at `url`; an authority is needed for https, and flagSafe for everything else."""
     if len(url) > 2048:
         raise HostError("ParameterInvalid", parameter="image_url", detail="it has more than 2048 characters")
-    if not url.startswith("https://"):
+    if url[:8].lower() != "https://":
         return image._replace(ref=url, plain_http=flag_safe)
     if not certs["ca_cert"]:
         raise HostError("CertificateRefused", detail="an https image needs cacert")
     image = image._replace(ref=url, plain_http=flag_safe, ca=certs["ca_cert"])
-    return image._replace(cert=certs["client_cert"], key=certs["client_key"]) if mtls else image
+    if not mtls:
+        return image
+    if not certs["client_cert"] or not certs["client_key"]:
+        raise HostError("CertificateRefused", detail="mtls needs both clientcert and clientkey")
+    return image._replace(cert=certs["client_cert"], key=certs["client_key"])
 
 
 def _container_image(name: str) -> str:

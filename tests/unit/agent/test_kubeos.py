@@ -133,6 +133,15 @@ def test_nothing_is_switched_to_that_was_not_prepared(kubeos: Kubeos) -> None:
             {"image_url": "https://localhost/x", "certs": {"ca_cert": "../x", "client_cert": "", "client_key": ""}},
             "..",
         ),
+        (
+            {
+                "image_url": "https://localhost/x",
+                "mtls": True,
+                "certs": {"ca_cert": "ca.pem", "client_cert": "client.pem", "client_key": ""},
+            },
+            "clientkey",
+        ),
+        ({"image_url": "HTTPS://localhost/x"}, "cacert"),
         ({"version": None}, "version"),
     ],
 )

@@ -31,7 +31,12 @@ def banner_line(facts: Facts) -> str:
         words.append("starting")
     else:
         words.append("; ".join(_problems(facts)) or "healthy" + _last_failure(facts.report or {}))
-    return "Hostplane: " + " · ".join(" ".join(word.split()) for word in words)
+    return "Hostplane: " + " · ".join(_plain(" ".join(word.split())) for word in words)
+
+
+def _plain(text: str) -> str:
+    """Without what a terminal obeys: words of a cluster and of images end here, on root's own console."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
 
 
 def _problems(facts: Facts) -> List[str]:
@@ -106,4 +111,4 @@ def status_text(report: Dict[str, Any]) -> str:
         lines.append("never    /etc/hostplane/never forbids every change")
     for transition in report["transitions"][-3:]:
         lines.append("         %(at)s %(phase)s %(reason)s" % transition)
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(_plain(line.rstrip()) for line in lines) + "\n"

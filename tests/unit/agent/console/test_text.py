@@ -135,3 +135,14 @@ def test_status_for_a_person_names_slots_and_errors(host: Any, capsys: pytest.Ca
         "never",
     ):
         assert words in text
+
+
+def test_no_word_of_a_strangers_reaches_the_terminal_as_a_command(host: Any) -> None:
+    words = "v2\x1b]0;owned\x07\ud800"
+    report: dict[str, Any] = {"phase": "Returned", "activeSlot": "A", "never": False, "transitions": []}
+    report["lastError"] = {"code": "HP-1", "message": "HP-1: " + words, "at": "2026-11-24"}
+    report["slots"] = {"A": {"state": "Confirmed", "version": words, "digest": ""}}
+    for said in (banner_line(Facts(slot="A", image=words, system="running", report=report)), status_text(report)):
+        assert "v2?]0;owned??" in said
+        assert "\x1b" not in said
+        said.encode("utf-8")
