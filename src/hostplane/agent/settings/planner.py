@@ -11,11 +11,11 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tu
 from hostplane.agent.hostroot import HostRoot
 from hostplane.errors import HostError
 
-from . import containerd, entry, files, grubcmdline, kubelet, pamlimits, policy, reactions, sysctl, typed
+from . import containerd, doors, entry, files, grubcmdline, kubelet, pamlimits, policy, reactions, sysctl, typed
 from .entry import Entry
 from .plan import Change, Parameter, Plan
 from .request import Request, request_digest
-from .wish import Edit, Warn, Wish, refuse
+from .wish import Edit, Warn, Wish, key_path, refuse
 
 __all__ = ["Planner"]
 
@@ -222,6 +222,9 @@ class Planner(object):
                     self._require_signature("the path " + one)
         if model == sysctl.PERSISTENT:
             self._guard_programs(model, wishes)
+        for wish in wishes if model in doors.MODELS and not self._request.is_kubeos else ():
+            if doors.opens(model, key_path(model, wish)):
+                self._require_signature("the key " + wish.key)
         self._edit(model, real, form.edit, wishes, form.may_make, form.file == real and path == form.file)
 
     def _edit(

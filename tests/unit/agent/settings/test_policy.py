@@ -51,6 +51,11 @@ def test_nothing_that_an_image_without_a_policy_allows_is_run() -> None:
         ("kernel.sysctl.persist", "", "- kernel.modprobe", "/x"),
         ("kernel.sysctl.persist", "/etc/environment", "LD_PRELOAD", "/x"),
         ("kubernetes.kubelet", "/etc/kubernetes/manifests/x.yaml", "a", "b"),
+        ("kubelet", "", "authorization.mode", "AlwaysAllow"),
+        ("kubernetes.kubelet", "", '"authentication".anonymous.enabled', True),
+        ("kubelet", "", "staticPodPath", "/tmp"),
+        ("containerd", "", 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options.BinaryName', "/x"),
+        ("container.containerd", "", "proxy_plugins.x.address", "/x"),
         ("kubernetes.kubelet", "/var/lib/kubelet/../x.yaml", "a", "b"),
     ],
 )
