@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import logging
 import os
 import shutil
 import signal
@@ -166,6 +167,16 @@ class HostDir:
         assert process.wait(DEADLINE) == 0
         assert (self.root / "run/hostplane/reboot").exists()
         return self.boot()
+
+
+@pytest.fixture(autouse=True)
+def no_handler_stays() -> Iterator[None]:
+    """The command line sends the log to the standard error of its own test, which is closed for the next one."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 @pytest.fixture
