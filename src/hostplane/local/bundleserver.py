@@ -185,8 +185,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if not piece:
                 self.close_connection = True  # it became shorter: what was promised cannot be kept
                 return
+            self.server.count(len(piece))  # first: whoever has the last byte may ask for the sum
             self.wfile.write(piece)
-            self.server.count(len(piece))
             length -= len(piece)
 
     def _head(self, status: int, length: int, *more: tuple[str, str]) -> None:
