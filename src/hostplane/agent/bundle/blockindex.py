@@ -13,13 +13,16 @@ of one proves the result by the frame's or the image's full digest.
 
 A chunk is (records, stored bytes) and deflated records, transposed: first the first byte of every record, and so on,
 which leaves of sorted hashes little more than their entropy.
+
+A patch index has the same parts without entries: its frames are patches (`patch`), and its extents say which blocks
+of the image are in them.
 """
 
 import struct
 import zlib
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
-from hostplane.agent.bundle.limits import BLOCK, CHUNK_RECORDS, MAX_FRAME_RAW, MAX_FRAMES, MAX_IMAGE
+from hostplane.agent.bundle.limits import BLOCK, CHUNK_RECORDS, MAX_FRAME_RAW, MAX_FRAMES, MAX_IMAGE, MAX_PATCH_RAW
 from hostplane.agent.bundle.strict import check_schema, invalid
 from hostplane.errors import HostError
 
@@ -35,16 +38,19 @@ __all__ = [
     "HEADER",
     "MAGIC",
     "PATCH",
+    "PATCH_MAGIC",
     "ZERO",
     "BlockIndex",
     "Extent",
     "Frame",
     "Header",
+    "PatchIndex",
     "parse_header",
     "transpose",
 ]
 
 MAGIC = b"HPBLOCKS"
+PATCH_MAGIC = b"HPPATCHS"
 HEADER = struct.Struct(">8sHHIQ32sIIIIQQ")
 """magic, major, minor, block size, image size, image sha256, frames, extents, entries, zero, bytes of extents and of
 entries."""
@@ -107,14 +113,14 @@ class Extent(NamedTuple):
     source: int
 
 
-def parse_header(raw: bytes, size: int) -> Header:
+def parse_header(raw: bytes, size: int, magic: bytes = MAGIC) -> Header:
     """The header of a block index of `size` bytes in all, from its first bytes.
 
     Raises:
         HostError: BundleInvalid, BundleSchemaUnknown, BundleTooLarge.
     """
     part = "block index"
-    if len(raw) < HEADER.size or not raw.startswith(MAGIC):
+    if len(raw) < HEADER.size or not raw.startswith(magic):
         raise invalid(part, "it does not begin as one")
     _, major, minor, block, image, sha256, frames, extents, entries, _, extent_bytes, entry_bytes = HEADER.unpack_from(
         raw
@@ -135,12 +141,18 @@ class BlockIndex(object):
     """Reads the four parts in their order. `read(n)` gives up to n bytes of the blob, b"" at its end.
 
     Each part is an iterator to be used up once, in the order frames, extents, entries; asking for a later part passes
-    over the earlier ones, checking them. The last part's end is checked to be the blob's end.
+    over the earlier ones, checking them. The last part's end is checked to be the blob's end. What is upper case is
+    what this kind of index may have.
     """
+
+    MAGIC = MAGIC
+    OPERATIONS: Tuple[int, ...] = (ZERO, FETCH, COPY)
+    CODECS: Tuple[int, ...] = (0, 1, 2, 3)
+    FRAME_RAW = MAX_FRAME_RAW
 
     def __init__(self, read: Callable[[int], bytes], size: int) -> None:
         self._read = read
-        self.header = parse_header(self._exactly(HEADER.size), size)
+        self.header = parse_header(self._exactly(HEADER.size), size, self.MAGIC)
         self._content = 0
         self._filled = 0
         self._frames = self._read_frames()
@@ -184,9 +196,9 @@ class BlockIndex(object):
         offset = block = 0
         for number in range(self.header.frames):
             codec, raw, stored, raw_sha256, stored_sha256 = FRAME.unpack(self._exactly(FRAME.size))
-            if codec >= len(CODECS):
+            if codec not in self.CODECS:
                 raise HostError("BundleCodecUnknown", codec=codec)
-            if not 0 < raw <= MAX_FRAME_RAW or raw % BLOCK or not 0 < stored <= raw or (codec == 0 and stored != raw):
+            if not 0 < raw <= self.FRAME_RAW or raw % BLOCK or not 0 < stored <= raw or (codec == 0 and stored != raw):
                 raise invalid("block index", "frame %d has sizes it may not have" % number)
             yield Frame(number, codec, raw, stored, raw_sha256, stored_sha256, offset, block)
             offset += stored
@@ -207,7 +219,7 @@ class BlockIndex(object):
                 is_right = source + count <= at
             else:
                 is_right = op == ZERO and source == 0
-            if not is_right:
+            if not is_right or op not in self.OPERATIONS:
                 raise invalid("block index", "an extent asks for what there is not, or in an unknown way")
             yield Extent(op, at, count, source)
             at += count
@@ -249,6 +261,22 @@ class BlockIndex(object):
                 yield plain[at : at + width]
         if stored:
             raise invalid("block index", "a chunk is not accounted for")
+
+
+class PatchIndex(BlockIndex):
+    """A patch index. An extent of ZERO says that the patches do not have these blocks."""
+
+    MAGIC = PATCH_MAGIC
+    OPERATIONS = (ZERO, FETCH)
+    CODECS = (CODECS.index("xz"),)
+    FRAME_RAW = MAX_PATCH_RAW
+
+    def _read_entries(self) -> Iterator[bytes]:
+        if self.header.entries or self.header.entry_bytes:
+            raise invalid("block index", "patches have no entries")
+        if self._read(1):
+            raise invalid("block index", "something follows its end")
+        yield from ()
 
 
 def transpose(raw: bytes, columns: int) -> bytes:

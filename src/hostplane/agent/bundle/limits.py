@@ -16,6 +16,9 @@ __all__ = [
     "MAX_LAYERS",
     "MAX_MANIFEST",
     "MAX_METADATA",
+    "MAX_PATCH_OPS",
+    "MAX_PATCH_RAW",
+    "MAX_PATCH_WINDOW",
     "MAX_REPORT",
     "MAX_SIGNATURES",
     "MAX_TRUST_CHAIN",
@@ -26,6 +29,12 @@ BLOCK = 4096
 MAX_IMAGE = 16 << 30
 MAX_FRAME_RAW = 8 << 20
 """Content of one frame. A reader needs about three times this: stored bytes, content and the decoder's window."""
+MAX_PATCH_RAW = 4 << 20
+"""Content of one patch."""
+MAX_PATCH_WINDOW = 8 << 20
+"""Of the earlier images, for one patch."""
+MAX_PATCH_OPS = 65536
+"""Copies from the window, in one patch."""
 MAX_FRAMES = 262144
 """Frames of one image."""
 CHUNK_RECORDS = 16384

@@ -21,6 +21,7 @@ from hostplane.agent.bundle.strict import Fields, check_schema, invalid, parse_o
 from hostplane.errors import HostError
 
 __all__ = [
+    "ANNOTATION_BASE",
     "ANNOTATION_IMAGE",
     "ANNOTATION_SCHEMA",
     "ANNOTATION_SUBJECT",
@@ -35,6 +36,8 @@ __all__ = [
     "TYPE_INVENTORY",
     "TYPE_LICENCES",
     "TYPE_METADATA",
+    "TYPE_PATCHES",
+    "TYPE_PATCHINDEX",
     "TYPE_SBOM",
     "TYPE_SIGNATURES",
     "TYPE_SIZES",
@@ -42,6 +45,7 @@ __all__ = [
     "ImageFacts",
     "Manifest",
     "Metadata",
+    "Patches",
     "Verity",
     "artifact_type_of",
     "check_blob",
@@ -63,6 +67,8 @@ TYPE_BUNDLE = "application/vnd.hostplane.bundle.v1"
 TYPE_METADATA = "application/vnd.hostplane.metadata.v1+json"
 TYPE_BLOCKINDEX = "application/vnd.hostplane.blockindex.v1"
 TYPE_FRAMES = "application/vnd.hostplane.frames.v1"
+TYPE_PATCHINDEX = "application/vnd.hostplane.patchindex.v1"
+TYPE_PATCHES = "application/vnd.hostplane.patches.v1"
 TYPE_SBOM = "application/vnd.cyclonedx+json"
 TYPE_LICENCES = "application/vnd.hostplane.licences.v1+json"
 TYPE_INVENTORY = "application/vnd.hostplane.inventory.v1+json"
@@ -70,12 +76,15 @@ TYPE_SIZES = "application/vnd.hostplane.sizes.v1+json"
 TYPE_SIGNATURES = "application/vnd.hostplane.signatures.v1+json"
 ANNOTATION_SCHEMA = "dev.hostplane.schema"
 ANNOTATION_IMAGE = "dev.hostplane.image"
+ANNOTATION_BASE = "dev.hostplane.base"
 ANNOTATION_SUBJECT = "dev.hostplane.subject"
 
 _LIMITS = {
     TYPE_METADATA: MAX_METADATA,
     TYPE_BLOCKINDEX: MAX_INDEX,
     TYPE_FRAMES: 2 * MAX_IMAGE,
+    TYPE_PATCHINDEX: MAX_INDEX,
+    TYPE_PATCHES: MAX_REPORT,
     TYPE_SBOM: MAX_REPORT,
     TYPE_LICENCES: MAX_REPORT,
     TYPE_INVENTORY: MAX_REPORT,
@@ -97,6 +106,13 @@ class Descriptor(NamedTuple):
     platform: str
 
 
+class Patches(NamedTuple):
+    """What makes new blocks of an earlier bundle's images: its digest, and image to (patch index, patches)."""
+
+    base: str
+    images: Dict[str, Tuple[Descriptor, Descriptor]]
+
+
 class Manifest(NamedTuple):
     """One bundle's blobs. `images` maps boot and root to (block index, frames)."""
 
@@ -110,6 +126,7 @@ class Manifest(NamedTuple):
     sizes: Optional[Descriptor]
     layers: Tuple[Descriptor, ...]
     annotations: Dict[str, str]
+    patches: Optional[Patches]
 
 
 class Verity(NamedTuple):
@@ -224,7 +241,21 @@ def parse_manifest(raw: bytes) -> Manifest:
         sizes=_at_most_one(layers, TYPE_SIZES),
         layers=layers,
         annotations=annotations,
+        patches=_patches(layers),
     )
+
+
+def _patches(layers: Tuple[Descriptor, ...]) -> Optional[Patches]:
+    """The patches, when there are some of one base for both images; others help nobody and hurt nobody."""
+    own = [layer for layer in layers if layer.media_type in (TYPE_PATCHINDEX, TYPE_PATCHES)]
+    bases = {layer.annotations.get(ANNOTATION_BASE, "") for layer in own}
+    images = {}
+    for name in IMAGES:
+        of_image = [layer for layer in own if layer.annotations.get(ANNOTATION_IMAGE) == name]
+        pair = [layer for type_ in (TYPE_PATCHINDEX, TYPE_PATCHES) for layer in of_image if layer.media_type == type_]
+        if len(of_image) == 2 and [layer.media_type for layer in pair] == [TYPE_PATCHINDEX, TYPE_PATCHES]:
+            images[name] = (pair[0], pair[1])
+    return Patches(bases.pop(), images) if len(bases) == 1 and images else None
 
 
 def parse_signature_manifest(raw: bytes) -> Tuple[str, Descriptor, Descriptor]:

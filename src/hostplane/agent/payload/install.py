@@ -15,16 +15,17 @@ import tempfile
 from typing import Any, Callable, Dict, List, NamedTuple
 
 from hostplane.agent.bundle.limits import BLOCK
+from hostplane.agent.bundle.manifest import digest_of
 from hostplane.agent.disk.partitions import IMAGES, Partitions, check
 from hostplane.agent.disk.volume import Volume
 from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.state import Image
 from hostplane.errors import HostError
 
-from . import record
+from . import installed, record
 from .pace import Pace
 from .plan import Held, ImagePlan, Plan
-from .write import ImageWriter, reads_back
+from .write import ImageWriter, Patching, reads_back
 
 __all__ = ["Bundle", "Steps", "estimate", "held_size"]
 
@@ -46,6 +47,15 @@ class Steps(NamedTuple):
 
 def _running(host: HostRoot) -> str:
     return host.image().version or host.os_version()
+
+
+def _held_bundle(host: HostRoot) -> str:
+    """The digest of the bundle that the running slot came from; empty where nobody knows."""
+    found = record.load(host, host.active_slot())
+    if found is not None:
+        return found.manifest.digest
+    built = installed.documents(host)
+    return digest_of(built[0]) if built is not None and built[0] else ""
 
 
 def scratch_of(host: HostRoot) -> str:
@@ -129,6 +139,8 @@ class Bundle(object):
         self._scratch = scratch_of(host)
         self._volumes: List[Volume] = []
         self._plans: Dict[str, ImagePlan] = {}
+        self._running: List[Volume] = []
+        self._base = ""
 
     @property
     def size(self) -> int:
@@ -162,25 +174,51 @@ class Bundle(object):
         fresh.keep(admitted.manifest_raw, admitted.metadata_raw, self._signatures)
         indexes = {name: fresh.index(source, manifest, admitted.metadata, name) for name in IMAGES}
         self._pace.expect(2 * self.size)
+        self._base = _held_bundle(self._host)
         held: List[Held] = []
         for name in IMAGES:
             volume = self._volume(name, self._partitions.active)
             active = self._partitions.active
             held.append(Held(volume, record.held_entries(self._host, active, name, volume, self._scratch)))
+        self._running = [one.volume for one in held]
         download = reused = 0
         before = record.load(self._host, self._slot)
         for name in _ORDER:
             volume = self._volume(name, self._slot)
             one = self._plans[name] = ImagePlan(name, indexes[name], volume, list(held), self._scratch)
-            if one.blob_size != manifest.images[name][1].size:
+            if one.full.blob_size != manifest.images[name][1].size:
                 raise HostError("BundleInvalid", part="%s frames" % name, detail="their sizes do not add up")
             known = 0 if before is None else before.metadata.images[name].size
             one.make(max(self._facts[name].size, min(known, volume.scan_bytes)))
+            fixed += self._add_patches(one, fresh)
             cost = one.cost()
             download, reused = download + cost.download, reused + cost.reused
             self._pace.expect(BLOCK * (one.header.blocks - one.map.count(1)))
             held.append(Held(volume, indexes[name].entries))  # what it will hold by the time the next one is written
         return Plan(download + fixed, reused, self.size)
+
+    def _add_patches(self, plan: ImagePlan, fresh: record.Fresh) -> int:
+        """Let `plan` use the bundle's patches when the running slot holds what they are made for; bytes of their index.
+
+        Patches that make no sense are passed over: the frames have every block too.
+        """
+        manifest = self._admitted.manifest
+        patches = manifest.patches
+        if not plan.missing or patches is None or plan.name not in patches.images or self._base != patches.base:
+            return 0
+        index, blob = patches.images[plan.name]
+        try:
+            plan.use_patches(fresh.patches(self._source, manifest, self._admitted.metadata, plan.name))
+            if plan.patches is None or plan.patches.blob_size != blob.size:
+                raise HostError("BundleInvalid", part="%s patches" % plan.name, detail="their sizes do not add up")
+            plan.patches.read(lambda reader: reader.check())
+            self._pace.expect(BLOCK * plan.patches.take(bytearray(plan.map))[1])
+        except HostError as fault:
+            if not fault.name.startswith("Bundle"):
+                raise
+            _log.warning("the patches of the %s image are passed over: %s", plan.name, fault)
+            plan.patches = None
+        return index.size
 
     def _volume(self, name: str, slot: str) -> Volume:
         volume = Volume(self._partitions.of(name, slot), self._host.refuse_if_vetoed, self._pace.step)
@@ -200,7 +238,10 @@ class Bundle(object):
                 noted = volume.written
                 steps.note(noted)
 
-        writer = ImageWriter(plan, self._source, self._admitted.manifest.images[name][1], fetched)
+        manifest, patching = self._admitted.manifest, None
+        if plan.patches is not None and manifest.patches is not None:
+            patching = Patching(manifest.patches.images[name][1], self._running)
+        writer = ImageWriter(plan, self._source, manifest.images[name][1], fetched, patching)
         writer.write()
         steps.note(volume.written)
         if not reads_back(volume, facts.size, facts.sha256):

@@ -12,43 +12,32 @@ image has one: a wrong proposal costs a download, never a wrong block. Memory is
 
 import heapq
 import struct
-from array import array
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union, overload
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
-from hostplane.agent.bundle.blockindex import FETCH, HASH, BlockIndex, Extent, Frame
+from hostplane.agent.bundle.blockindex import HASH, BlockIndex, PatchIndex
 from hostplane.agent.bundle.limits import BLOCK
 from hostplane.agent.disk.volume import Volume
-from hostplane.errors import HostError
 
 from .blocks import Sorter, hashed
+from .supply import COPIED, IN_PLACE, MISSING, IndexFile, Supply
 
 __all__ = [
     "AHEAD",
     "BACK",
-    "COPIED",
-    "IN_PLACE",
-    "MISSING",
     "MOVE",
     "STABLE",
-    "UNKNOWN",
     "Held",
     "ImagePlan",
-    "IndexFile",
     "Plan",
-    "Ranges",
 ]
 
-UNKNOWN, IN_PLACE, COPIED, MISSING, _MOVED_AHEAD = 0, 1, 2, 3, 4
-"""What the map says of a block: nothing (zeros to be written, or an entry that is missing), there already, written or
-to be copied, to be fetched."""
+_MOVED_AHEAD = 4
 AHEAD, BACK, STABLE = 0, 1, 2
 """The order of copies: moves towards the front, moves towards the back, copies of what stays as it is."""
 MOVE = struct.Struct(">BIBI8s")
 """Order, key (the block, or its complement for BACK), number of the holder, its block, head of the hash."""
-_PLACE = struct.Struct(">II")
 _NUMBER = struct.Struct(">I")
 _CANDIDATES = 16
-_T = TypeVar("_T")
 _ENTRY_BYTES = HASH + _NUMBER.size
 
 
@@ -60,21 +49,6 @@ class Plan(NamedTuple):
     total: int = 0
 
 
-class IndexFile(NamedTuple):
-    """A block index on the disk, and what it must be of."""
-
-    path: str
-    size: int
-    image_size: int
-    image_sha256: str
-
-    def entries(self) -> Iterator[bytes]:
-        """Its records of ENTRY, sorted."""
-        with open(self.path, "rb") as file:
-            for entry in BlockIndex(file.read, self.size).entries():
-                yield entry
-
-
 class Held(NamedTuple):
     """A list of blocks at hand: `entries` gives its records of ENTRY anew each time, `volume` the blocks."""
 
@@ -82,46 +56,15 @@ class Held(NamedTuple):
     entries: Callable[[], Iterator[bytes]]
 
 
-class Ranges(Sequence[Tuple[int, int]]):
-    """(offset, length) of what is fetched of a blob, ascending; neighbours are one. Sixteen bytes a range."""
-
-    def __init__(self) -> None:
-        self._offsets, self._lengths = array("Q"), array("Q")
-        self.total = 0
-
-    def add(self, offset: int, length: int) -> None:
-        """One more, behind all before it."""
-        self.total += length
-        if self._offsets and self._offsets[-1] + self._lengths[-1] == offset:
-            self._lengths[-1] += length
-        else:
-            self._offsets.append(offset)
-            self._lengths.append(length)
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    @overload
-    def __getitem__(self, at: int) -> Tuple[int, int]: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> List[Tuple[int, int]]: ...
-
-    def __getitem__(self, at: Union[int, slice]) -> Union[Tuple[int, int], List[Tuple[int, int]]]:
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        return self._offsets[at], self._lengths[at]
-
-
 class ImagePlan(object):
     """The plan of one image. `close` in any case; `map` has one byte a block."""
 
     def __init__(self, name: str, index: IndexFile, volume: Volume, held: Sequence[Held], scratch: str) -> None:
-        self.name, self.volume, self._index, self._scratch = name, volume, index, scratch
+        self.name, self.volume, self._scratch = name, volume, scratch
         self.holders = [one.volume for one in held] + [volume]
-        self.header = self._with_index(lambda reader: reader.header)
-        if (self.header.image_size, self.header.image_sha256.hex()) != (index.image_size, index.image_sha256):
-            raise HostError("BundleInvalid", part="%s block index" % name, detail="it is of another image")
+        self.full = Supply(name, index, scratch)
+        self.patches: Optional[Supply] = None
+        self.header = self.full.header
         self.map = bytearray(self.header.blocks)
         self.copies = Sorter(MOVE.size, scratch)
         self._held = list(held)
@@ -139,88 +82,33 @@ class ImagePlan(object):
         there = Sorter(_ENTRY_BYTES, self._scratch)
         try:
             self._compare(there, scan_bytes)
-            self._with_index(lambda reader: self._join(reader, there))
+            self.full.read(lambda reader: self._join(reader, there))
             self._settle_moves()
         finally:
             there.close()
 
     @property
-    def blob_size(self) -> int:
-        """Bytes of all frames."""
-        return self._with_index(lambda reader: sum(frame.stored for frame in reader.frames()))
+    def missing(self) -> int:
+        """Blocks that are nowhere at hand."""
+        return self.map.count(MISSING)
 
-    def wanted(self) -> Sorter:
-        """(place in the frames' content, block) of each block that must be fetched, sorted; the caller closes it."""
-        places = Sorter(_PLACE.size, self._scratch)
-        for extent in self.extents():
-            if extent.op == FETCH:
-                shift = extent.source - extent.block
-                for number in self.open_blocks(extent):
-                    places.add(_PLACE.pack(number + shift, number))
-        return places
-
-    def open_blocks(self, extent: Extent) -> Iterator[int]:
-        """The blocks of `extent` that nobody has or will have written."""
-        states = self.map[extent.block : extent.block + extent.length]
-        if states.count(IN_PLACE) + states.count(COPIED) == len(states):
-            return
-        for number, state in enumerate(states, extent.block):
-            if state in (UNKNOWN, MISSING):
-                yield number
-
-    def extents(self) -> Iterator[Extent]:
-        """The runs that make the image, in its order."""
-        with open(self._index.path, "rb") as file:
-            for extent in BlockIndex(file.read, self._index.size).extents():
-                yield extent
-
-    def frames(self, places: Sorter) -> Iterator[Tuple[Frame, Iterator[Tuple[int, int]]]]:
-        """Each frame that `places` asks for, and (block of the frame, block of the image) for what it is asked for."""
-        wanted = (_PLACE.unpack(record) for record in places)
-        current = next(wanted, None)
-
-        def users(frame: Frame) -> Iterator[Tuple[int, int]]:
-            nonlocal current
-            while current is not None and current[0] < frame.block + frame.raw // BLOCK:
-                yield current[0] - frame.block, current[1]
-                current = next(wanted, None)
-
-        with open(self._index.path, "rb") as file:
-            for frame in BlockIndex(file.read, self._index.size).frames():
-                if current is None:
-                    return
-                if current[0] < frame.block + frame.raw // BLOCK:
-                    own = users(frame)
-                    yield frame, own
-                    for _ in own:
-                        pass
-
-    def ranges(self, places: Sorter) -> Ranges:
-        """What has to be fetched of the frames for `places`."""
-        ranges = Ranges()
-        for frame, _ in self.frames(places):
-            ranges.add(frame.offset, frame.stored)
-        return ranges
+    def use_patches(self, index: IndexFile) -> None:
+        """Prefer the patches of this patch index; the running slot holds what they are made for. Raises HostError."""
+        self.patches = Supply(self.name, index, self._scratch, PatchIndex)
 
     def cost(self) -> Plan:
-        """What is fetched of the frames, and what is not for being here."""
-        places = self.wanted()
-        try:
-            download = self.ranges(places).total
-            missing = places.count
-        finally:
-            places.close()
-        return Plan(download, (self.header.entries - missing) * BLOCK, self.header.image_size)
-
-    def _with_index(self, act: Callable[[BlockIndex], _T]) -> _T:
-        with open(self._index.path, "rb") as file:
-            return act(BlockIndex(file.read, self._index.size))
+        """What is fetched of patches and frames, and what is not for being here."""
+        states = bytearray(self.map)
+        patched = (0, 0) if self.patches is None else self.patches.take(states)
+        whole = self.full.take(states)
+        reused = (self.header.entries - patched[1] - whole[1]) * BLOCK
+        return Plan(patched[0] + whole[0], reused, self.header.image_size)
 
     def _compare(self, there: Sorter, scan_bytes: int) -> None:
         """Fill `there` with the passive partition's entries, and mark what is in place."""
         by_block = Sorter(_ENTRY_BYTES, self._scratch)
         try:
-            self._with_index(lambda reader: _turned(reader, by_block))
+            self.full.read(lambda reader: _turned(reader, by_block))
             wanted, blocks, states = iter(by_block), self.header.blocks, self.map
             record = next(wanted, b"")
             expected = _number(record)

@@ -32,12 +32,13 @@ from hostplane.agent.hostroot import HostRoot
 from hostplane.errors import HostError
 
 from .blocks import Sorter, entries_of
-from .plan import IndexFile
+from .supply import IndexFile
 
 __all__ = ["Fresh", "Record", "RecordedSource", "clear", "held_entries", "load", "metadata"]
 
 _DIRECTORY = "var/lib/hostplane/slots"
 _MANIFEST, _METADATA, _SIGNATURES = "manifest.json", "metadata.json", "signatures.json"
+_PATCHES = ".patches"
 _CHUNK_RECORDS = 4096
 _SHA256 = 32
 
@@ -255,6 +256,14 @@ class Fresh(object):
         facts = metadata.images[image]
         return IndexFile(path, descriptor.size, facts.size, facts.sha256)
 
+    def patches(self, source: Any, manifest: Manifest, metadata: Metadata, image: str) -> IndexFile:
+        """The patch index of `image`, fetched. Raises HostError ScratchFailed, the source's."""
+        assert manifest.patches is not None
+        descriptor, name = manifest.patches.images[image][0], image + _PATCHES
+        self._write(name, source.blob(descriptor))
+        facts = metadata.images[image]
+        return IndexFile(os.path.join(self._directory, name), descriptor.size, facts.size, facts.sha256)
+
     def has_index(self, manifest: Manifest, image: str) -> bool:
         """Whether the block index of `image` need not be fetched."""
         return _has_digest(os.path.join(self._directory, image + ".index"), manifest.images[image][0])
@@ -273,6 +282,9 @@ class Fresh(object):
         """Become the slot's record. Raises HostError ScratchFailed."""
         target = self._directory[: -len(".new")]
         try:
+            for name in os.listdir(self._directory):
+                if name.endswith(_PATCHES):  # of no use once the slot is written
+                    os.unlink(os.path.join(self._directory, name))
             _sync_directory(self._directory)
             if os.path.isdir(target):
                 shutil.rmtree(target)

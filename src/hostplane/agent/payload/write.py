@@ -1,6 +1,7 @@
 """A plan carried out on one passive partition, and the proof that the outcome is the image.
 
 Moves and copies first, each block hashed again as it is read; what turns out wrong or unreadable joins what is fetched.
+Then patches, where the running slot holds what they are made for: one that gives something else costs its frames.
 Then the frames that are wanted, each one proven before and after it is decoded; then zeros, and blocks that the index
 says are copies of others. Any instant may be the last: what is on the medium then is found by the next plan's scan, and
 the blocks that a move had overwritten are fetched. Only blocks that differ are written.
@@ -10,21 +11,25 @@ what differs is fetched once more; after that the slot is given up.
 """
 
 import hashlib
+import logging
 from array import array
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from hostplane.agent.bundle import frame as frames
-from hostplane.agent.bundle.blockindex import COPY, ZERO, Extent
+from hostplane.agent.bundle import patch
+from hostplane.agent.bundle.blockindex import COPY, ZERO, Extent, Frame
 from hostplane.agent.bundle.limits import BLOCK
 from hostplane.agent.bundle.manifest import Descriptor
 from hostplane.agent.disk.volume import Volume
 from hostplane.errors import HostError
 
-from .blocks import ZERO_BLOCK, short_of
-from .plan import BACK, COPIED, IN_PLACE, MISSING, MOVE, ImagePlan
+from .blocks import ZERO_BLOCK, Sorter, short_of
+from .plan import BACK, MOVE, ImagePlan
+from .supply import COPIED, IN_PLACE, MISSING, Supply, open_blocks
 
-__all__ = ["ImageWriter", "reads_back"]
+__all__ = ["ImageWriter", "Patching", "reads_back"]
 
+_log = logging.getLogger("hostplane.agent")
 _RUN = 256
 """Blocks of one read or write."""
 _ROUNDS = 3
@@ -43,15 +48,29 @@ def reads_back(volume: Volume, size: int, sha256: str) -> bool:
     return digest.hexdigest() == sha256
 
 
+class Patching(NamedTuple):
+    """Patches that fit: their blob, and the running slot's volumes in the order of IMAGES."""
+
+    blob: Descriptor
+    holders: Sequence[Volume]
+
+
 class ImageWriter(object):
     """Writes what `plan` says. `source` is a bundle's source, `blob` the descriptor of the image's frames.
 
     The plan's volume is open for writing. `fetched` hears of the bytes of each frame that came.
     """
 
-    def __init__(self, plan: ImagePlan, source: Any, blob: Descriptor, fetched: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        plan: ImagePlan,
+        source: Any,
+        blob: Descriptor,
+        fetched: Callable[[int], None],
+        patching: Optional[Patching] = None,
+    ) -> None:
         self._plan, self._source, self._blob, self._fetched = plan, source, blob, fetched
-        self._volume = plan.volume
+        self._volume, self._patching = plan.volume, patching
 
     def write(self) -> None:
         """Make the partition hold the image. Safe to cut at any instant and to repeat with a new plan.
@@ -61,6 +80,8 @@ class ImageWriter(object):
                 BundleCodecUnknown, and what the source raises.
         """
         self._copy_held()
+        if self._plan.patches is not None and self._patching is not None:
+            self._patch(self._plan.patches, self._patching)
         self._fetch()
         self._fill()
         self._volume.sync()
@@ -71,7 +92,7 @@ class ImageWriter(object):
         states[:] = bytes(len(states))
         self._keep_good_frames()
         self._fetch()
-        for extent in self._plan.extents():
+        for extent in self._plan.full.extents():
             if extent.op == ZERO:
                 self._mark_zeros(extent)
         self._fill()
@@ -135,17 +156,39 @@ class ImageWriter(object):
         if run:
             self._volume.write(start, b"".join(run))
 
-    # --- frames
+    # --- patches and frames
+
+    def _patch(self, patches: Supply, patching: Patching) -> None:
+        """Make what patches can make; what they cannot stays open for the frames."""
+        places = patches.wanted(self._plan.map)
+        failed = 0
+        try:
+            if not places.count:
+                return
+            for one, stored, users in self._came(patches, places, patching.blob):
+                try:
+                    content = patch.apply(one, stored, lambda *run: _window(patching.holders, *run))
+                except (HostError, OSError) as fault:
+                    if isinstance(fault, HostError) and not fault.name.startswith("Bundle"):
+                        raise
+                    failed += 1
+                    _log.warning("%s image: patch %d cannot be used: %s", self._plan.name, one.number, fault)
+                    if failed == _ROUNDS:
+                        return
+                    continue
+                del stored
+                self._write_runs(self._used(memoryview(content), users))
+                del content
+        finally:
+            places.close()
 
     def _fetch(self) -> None:
         for left in range(_ROUNDS - 1, -1, -1):
-            places = self._plan.wanted()
+            places = self._plan.full.wanted(self._plan.map)
             try:
                 if not places.count:
                     return
-                taker = _Taker(self._source.ranges(self._blob, self._plan.ranges(places)))
-                for frame, users in self._plan.frames(places):
-                    stored = taker.take(frame.stored)
+                for frame, stored, users in self._came(self._plan.full, places, self._blob):
                     try:
                         content = memoryview(frames.decode(frame, stored))
                     except HostError as fault:
@@ -153,14 +196,21 @@ class ImageWriter(object):
                             raise
                         self._source.distrust()
                         continue  # its blocks stay open: asked for again in the next round
-                    finally:
-                        del stored
-                        self._fetched(frame.stored)
+                    del stored
                     self._write_runs(self._used(content, users))
                     del content
-                taker.finish()
             finally:
                 places.close()
+
+    def _came(
+        self, supply: Supply, places: Sorter, blob: Descriptor
+    ) -> Iterator[Tuple[Frame, bytes, Iterator[Tuple[int, int]]]]:
+        """Each frame of `supply` that `places` asks for, its stored bytes, and what it is asked for."""
+        taker = _Taker(self._source.ranges(blob, supply.ranges(places)))
+        for frame, users in supply.frames(places):
+            yield frame, taker.take(frame.stored), users
+            self._fetched(frame.stored)
+        taker.finish()
 
     def _used(self, content: memoryview, users: Iterator[Tuple[int, int]]) -> Iterator[Tuple[int, bytes]]:
         for at, number in users:
@@ -171,13 +221,13 @@ class ImageWriter(object):
 
     def _fill(self) -> None:
         states = self._plan.map
-        for extent in self._plan.extents():
+        for extent in self._plan.full.extents():
             if extent.op == ZERO:
                 if states.count(IN_PLACE, extent.block, extent.block + extent.length) < extent.length:
                     self._write_runs((number, ZERO_BLOCK) for number in _span(extent) if states[number] != IN_PLACE)
             elif extent.op == COPY:
                 shift = extent.source - extent.block
-                self._write_runs((n, self._own(n + shift)) for n in self._plan.open_blocks(extent))
+                self._write_runs((n, self._own(n + shift)) for n in open_blocks(states, extent))
 
     def _own(self, number: int) -> bytes:
         try:
@@ -190,10 +240,10 @@ class ImageWriter(object):
 
     def _keep_good_frames(self) -> None:
         """Mark as written the blocks of every frame whose content is in the partition, whole and right."""
-        places = self._plan.wanted()
+        places = self._plan.full.wanted(self._plan.map)
         bad = array("I")
         try:
-            for frame, users in self._plan.frames(places):
+            for frame, users in self._plan.full.frames(places):
                 digest, expected, before, is_whole = hashlib.sha256(), 0, b"", True
                 for at, number in users:
                     block = self._own(number)
@@ -207,7 +257,7 @@ class ImageWriter(object):
                     bad.append(frame.number)
             wrong = iter(bad)
             current = next(wrong, -1)
-            for frame, users in self._plan.frames(places):
+            for frame, users in self._plan.full.frames(places):
                 if frame.number == current:
                     for _, number in users:
                         self._plan.map[number] = MISSING
@@ -223,6 +273,13 @@ class ImageWriter(object):
 
 def _span(extent: Extent) -> range:
     return range(extent.block, extent.block + extent.length)
+
+
+def _window(holders: Sequence[Volume], image: int, first: int, blocks: int) -> bytes:
+    """Blocks of the running slot, which need not stay in memory. Raises OSError, HostError SlotUnfit."""
+    content = holders[image].read(first, blocks)
+    holders[image].forget(first, blocks)
+    return content
 
 
 class _Taker(object):

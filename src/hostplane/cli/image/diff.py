@@ -68,6 +68,7 @@ def _print(found: Difference) -> None:
         print_table(
             ("DOWNLOAD", "SIZE", "OF"),
             [
+                ("patches", size_said(download.patches), ""),
                 ("whole frames", size_said(download.whole_frames), f"{size_said(download.full)} ({share:.1f} %)"),
                 ("their missing blocks' share", size_said(download.per_block), ""),
                 ("block indexes and metadata", size_said(download.index), ""),

@@ -7,17 +7,21 @@ and so does everything here that reads. It does not sign (`signing`) and knows n
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from hostplane.agent.bundle.blockindex import BlockIndex
 from hostplane.agent.bundle.manifest import (
+    ANNOTATION_BASE,
     ANNOTATION_IMAGE,
     ANNOTATION_SCHEMA,
     MEDIA_CONFIG,
@@ -29,6 +33,8 @@ from hostplane.agent.bundle.manifest import (
     TYPE_INVENTORY,
     TYPE_LICENCES,
     TYPE_METADATA,
+    TYPE_PATCHES,
+    TYPE_PATCHINDEX,
     TYPE_SBOM,
     TYPE_SIZES,
     parse_manifest,
@@ -41,11 +47,13 @@ from hostplane.image.bundle.frames import Coding, Packed, pack
 from hostplane.image.bundle.ocilayout import (
     OCI_ARCH,
     Layout,
+    Opened,
     bundle_descriptor,
     canonical,
     open_bundle,
     replaced_directory,
 )
+from hostplane.image.bundle.patches import Earlier, pack_patches, shorts_of
 from hostplane.image.recipe import Recipe
 
 __all__ = ["BundleInfo", "ImageSize", "Metadata", "Verity", "describe", "document", "write"]
@@ -94,6 +102,8 @@ class ImageSize(Struct, frozen=True, kw_only=True, rename="camel"):
     frames: int
     reused: int
     cached: int
+    patches: int = 0
+    """Bytes for hosts of the previous bundle."""
 
 
 class BundleInfo(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -167,7 +177,7 @@ def write(
         root, boot: the block images; multiples of 4 KiB, at most 16 GiB.
         inventory, sizes: inventory.json (`inventory.collect`) and the size report, for `inspect` and `diff`.
         codec: none, deflate, xz or zstd. frame_bytes: content of an average frame.
-        previous: a bundle to build upon, so that its hosts fetch little; changes the bytes (see `frames`).
+        previous: a bundle to build upon, so that its hosts fetch little; changes the bytes (`frames`, `patches`).
         cache: a directory of packed frames shared by all builds; never changes the bytes.
         jobs: frames packed at once; default: the cores, as far as about 256 MiB allow.
 
@@ -178,7 +188,8 @@ def write(
     jobs = jobs or max(1, min(len(os.sched_getaffinity(0)), _MEMORY // (frame_bytes * _FRAME_COST)))
     coding = Coding(codec=codec, arch=metadata.arch, frame_bytes=frame_bytes, cache=cache)
     images = {"boot": boot, "root": root}
-    bases = {} if previous is None else _bases(previous)
+    earlier = None if previous is None else open_bundle(previous)
+    bases = {} if earlier is None else _bases(earlier)
     total = sum(path.stat().st_size for path in images.values())
     packed: dict[str, Packed] = {}
     image_layers: list[dict[str, Any]] = []
@@ -195,6 +206,8 @@ def write(
                 packed[name] = pack(image, sink, coding, pool, depth=jobs + 2, base=bases.get(name), progress=told)
             image_layers += [layout.add(packed[name].index, TYPE_BLOCKINDEX, annotations=label), descriptor]
             done += image.stat().st_size
+        patches = {} if earlier is None else _add_patches(layout, dest.parent, earlier, images, packed, pool, jobs + 2)
+        image_layers += [layer for pair in patches.values() for layer in pair]
         facts = {name: (one.size, one.sha256) for name, one in packed.items()}
         layers = [layout.add(document(metadata, facts), TYPE_METADATA), *image_layers]
         layers += [layout.copy(sbom, TYPE_SBOM), layout.copy(licences, TYPE_LICENCES)]
@@ -209,16 +222,45 @@ def write(
         path=dest,
         digest=manifest["digest"],
         size=sum(int(layer["size"]) for layer in layers),
-        images={name: _size(one) for name, one in packed.items()},
+        images={name: _size(one, patches.get(name, ())) for name, one in packed.items()},
     )
 
 
-def _bases(previous: Path) -> dict[str, Base]:
-    opened = open_bundle(previous)
-    return {name: Base(opened.path(index), opened.path(blob)) for name, (index, blob) in opened.manifest.images.items()}
+def _bases(earlier: Opened) -> dict[str, Base]:
+    images = earlier.manifest.images
+    return {name: Base(earlier.path(index), earlier.path(blob)) for name, (index, blob) in images.items()}
 
 
-def _size(packed: Packed) -> ImageSize:
+def _add_patches(
+    layout: Layout,
+    spacious: Path,
+    earlier: Opened,
+    images: Mapping[str, Path],
+    packed: Mapping[str, Packed],
+    pool: Executor,
+    depth: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Each image's layers with the patches from `earlier`; the root's blocks serve the boot image, as on a host."""
+    own = {name: shorts_of(BlockIndex(io.BytesIO(one.index).read, len(one.index))) for name, one in packed.items()}
+    found = {}
+    with tempfile.TemporaryFile(dir=spacious) as scratch:
+        places = {
+            name: (earlier.path(index), earlier.path(blob)) for name, (index, blob) in earlier.manifest.images.items()
+        }
+        known = Earlier(places, set().union(*own.values()), scratch, pool)
+        for name in ("root", "boot"):
+            label = {"annotations": {ANNOTATION_IMAGE: name, ANNOTATION_BASE: earlier.manifest.digest}}
+            held = known.shorts if name == "root" else known.shorts | own["root"]
+            with tempfile.NamedTemporaryFile(dir=spacious) as sink:
+                made = pack_patches(images[name], packed[name].index, held, known, sink, pool, depth=depth)
+                sink.flush()
+                if made is not None:
+                    stored = layout.copy(Path(sink.name), TYPE_PATCHES, **label)
+                    found[name] = [layout.add(made.listing, TYPE_PATCHINDEX, **label), stored]
+    return found
+
+
+def _size(packed: Packed, patches: Sequence[Mapping[str, Any]]) -> ImageSize:
     return ImageSize(
         size=packed.size,
         content=packed.content,
@@ -227,6 +269,7 @@ def _size(packed: Packed) -> ImageSize:
         frames=packed.frames,
         reused=packed.reused,
         cached=packed.cached,
+        patches=sum(int(layer["size"]) for layer in patches),
     )
 
 

@@ -43,12 +43,13 @@ from hostplane.errors import ImageError
 from hostplane.image.bundle import framecache
 from hostplane.image.bundle.framebase import Base
 
-__all__ = ["Coding", "Packed", "Packer", "encode_frame", "pack"]
+__all__ = ["NOWHERE", "Coding", "Packed", "Packer", "encode_frame", "encode_index", "pack"]
 
 _READ = 1 << 20
 _ZERO_BLOCK = bytes(BLOCK)
 _ZERO_READ = bytes(_READ)
-_NOWHERE = 0xFFFFFFFF
+NOWHERE = 0xFFFFFFFF
+"""The place of a block that is in no frame."""
 _DEFLATE_LEVEL, _XZ_PRESET, _ZSTD_LEVEL = 6, 1, 12
 
 
@@ -189,7 +190,7 @@ class _Seen:
     """Everything that one reading of an image teaches: its digest, its entries, and where its blocks went."""
 
     def __init__(self, size: int) -> None:
-        self.places = array("I", [_NOWHERE]) * (size // BLOCK)
+        self.places = array("I", [NOWHERE]) * (size // BLOCK)
         self.entries: list[bytes] = []
         self.sha256 = hashlib.sha256()
 
@@ -228,7 +229,7 @@ def pack(
         raise ImageError("BundleTooManyFrames", path=image, frames=len(packer.records), limit=MAX_FRAMES)
     seen.entries.sort()
     return Packed(
-        index=_encode_index(size, seen, packer.records),
+        index=encode_index(MAGIC, (size, seen.sha256.digest()), packer.records, seen.places, seen.entries),
         size=size,
         sha256=seen.sha256.hexdigest(),
         content=packer.position * BLOCK,
@@ -271,7 +272,7 @@ def _pack_upon(base: Base, image: Path, seen: _Seen, packer: Packer, pool: Execu
         for is_held in (True, False):
             for entry in by_number:
                 number = _number(entry)
-                if seen.places[number] == _NOWHERE and (held[number] != _NOWHERE) is is_held:
+                if seen.places[number] == NOWHERE and (held[number] != NOWHERE) is is_held:
                     seen.places[number] = packer.position
                     packer.add(os.pread(file.fileno(), BLOCK, number * BLOCK), entry[:HASH])
             packer.finish()
@@ -281,25 +282,15 @@ def _number(entry: bytes) -> int:
     return int.from_bytes(entry[HASH:], "big")
 
 
-def _encode_index(size: int, seen: _Seen, frames: list[bytes]) -> bytes:
-    extents = list(_extents(seen.places))
-    packed_extents, packed_entries = _chunks(extents, EXTENT.size), _chunks(seen.entries, ENTRY.size)
-    major, minor = (int(part) for part in SCHEMA.split("."))
-    header = HEADER.pack(
-        MAGIC,
-        major,
-        minor,
-        BLOCK,
-        size,
-        seen.sha256.digest(),
-        len(frames),
-        len(extents),
-        len(seen.entries),
-        0,
-        len(packed_extents),
-        len(packed_entries),
-    )
-    return b"".join((header, *frames, packed_extents, packed_entries))
+def encode_index(
+    magic: bytes, image: tuple[int, bytes], frames: list[bytes], places: array[int], entries: list[bytes]
+) -> bytes:
+    """A block index or patch index of the image of (bytes, sha256): `places` says where in the frames each block is."""
+    extents = list(_extents(places))
+    packed_extents, packed_entries = _chunks(extents, EXTENT.size), _chunks(entries, ENTRY.size)
+    version = (int(part) for part in SCHEMA.split("."))
+    counts = len(frames), len(extents), len(entries), 0, len(packed_extents), len(packed_entries)
+    return b"".join((HEADER.pack(magic, *version, BLOCK, *image, *counts), *frames, packed_extents, packed_entries))
 
 
 def _extents(places: array[int]) -> Iterator[bytes]:
@@ -307,8 +298,8 @@ def _extents(places: array[int]) -> Iterator[bytes]:
     at, total = 0, len(places)
     while at < total:
         first, end = places[at], at + 1
-        if first == _NOWHERE:
-            while end < total and places[end] == _NOWHERE:
+        if first == NOWHERE:
+            while end < total and places[end] == NOWHERE:
                 end += 1
             yield EXTENT.pack(ZERO, end - at, 0)
         else:

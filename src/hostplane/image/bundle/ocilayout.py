@@ -127,9 +127,9 @@ class Layout:
             sink.write(raw)
         return descriptor
 
-    def copy(self, source: Path, media_type: str) -> dict[str, Any]:
+    def copy(self, source: Path, media_type: str, **more: object) -> dict[str, Any]:
         """The descriptor of a blob with the file's bytes, written."""
-        with source.open("rb") as file, self.sink(media_type) as (sink, descriptor):
+        with source.open("rb") as file, self.sink(media_type, **more) as (sink, descriptor):
             while piece := file.read(_COPY):
                 sink.write(piece)
         return descriptor

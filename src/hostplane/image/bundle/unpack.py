@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from hostplane.agent.bundle import frame as frames
-from hostplane.agent.bundle.blockindex import COPY, FETCH, HASH, BlockIndex, Frame
+from hostplane.agent.bundle.blockindex import COPY, FETCH, HASH, BlockIndex, Frame, PatchIndex
 from hostplane.agent.bundle.limits import BLOCK
+from hostplane.agent.bundle.manifest import Descriptor
 from hostplane.errors import HostError
 from hostplane.image.bundle.ocilayout import Opened
 
@@ -86,9 +87,24 @@ def verify(opened: Opened) -> None:
     for layer in opened.manifest.layers:
         opened.check(layer.media_type, layer)
     opened.check("config", opened.manifest.config)
+    if opened.manifest.patches is not None:
+        for index, blob in opened.manifest.patches.images.values():
+            _verify_patches(opened, index, blob)
     for name in opened.manifest.images:
         for _ in read_image(opened, name):
             pass
+
+
+def _verify_patches(opened: Opened, index: Descriptor, blob: Descriptor) -> None:
+    """Whether the patches can be read; what they make needs the earlier image, and a host to compare it."""
+    with opened.path(index).open("rb") as listing, opened.path(blob).open("rb") as file:
+        for patch in PatchIndex(listing.read, index.size).frames():
+            if hashlib.sha256(file.read(patch.stored)).digest() != patch.stored_sha256:
+                raise HostError("BundleInvalid", part="patches", detail=f"patch {patch.number} is another one")
+        if file.read(1):
+            raise HostError("BundleInvalid", part="patches", detail="their sizes do not add up")
+    with opened.path(index).open("rb") as listing:
+        PatchIndex(listing.read, index.size).check()
 
 
 def _content(blob: int, frame: Frame) -> bytes:

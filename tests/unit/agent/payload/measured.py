@@ -23,7 +23,8 @@ from hostplane.agent.fetch import open_bundle
 from hostplane.agent.hostroot import HostRoot
 from hostplane.agent.payload import install
 from hostplane.agent.payload.pace import Pace
-from hostplane.agent.payload.plan import Held, ImagePlan, IndexFile
+from hostplane.agent.payload.plan import Held, ImagePlan
+from hostplane.agent.payload.supply import IndexFile
 from hostplane.agent.state import Image
 
 FRAME_BLOCKS = 16
@@ -112,9 +113,9 @@ def plan(directory: str, mib: int) -> None:
         one.make(mib << 20)
         one.cost()
         ImageWriter(one, None, None, lambda size: None)._copy_held()  # type: ignore[arg-type]  # nothing is fetched
-        places = one.wanted()
+        places = one.full.wanted(one.map)
         assert places.count == one.header.blocks
-        assert one.ranges(places).total == mib << 20
+        assert one.full.ranges(places).total == mib << 20
         places.close()
     finally:
         one.close()
