@@ -366,7 +366,8 @@ def _pair(here: Path, name: str, old: _Version, new: _Version, most: float, keys
     mb = 1_000_000
     beside = f"casync {chunks / mb:.1f} MB" if chunks is not None else "casync is not installed"
     indexes = sum(index.size for index, _ in open_bundle(new.bundle).manifest.images.values())
-    note = f"{staged.download / mb:.1f} MB, {indexes / mb:.1f} of it block indexes; plain blocks {plain / mb:.1f} MB, {beside}, whole image {whole / mb:.1f} MB"
+    note = f"{staged.download / mb:.1f} MB, {indexes / mb:.1f} of it block indexes; plain blocks {plain / mb:.1f} MB, "
+    note += f"{beside}, whole image {whole / mb:.1f} MB"
     cpu = staged.stage_cpu * _ROOT_BYTES / new.size
     figures = [
         Figure(

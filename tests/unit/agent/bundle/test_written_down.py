@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.agent.bundle import blockindex, limits, manifest, signature
+from hostplane.agent.bundle import blockindex, limits, manifest, patch, signature
 
 PAGE = (Path(__file__).parents[4] / "docs/reference/bundle.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in manifest.__all__ if name.startswith(("TYPE_", "ANNOTATION_IMAGE"))])
+@pytest.mark.parametrize(
+    "name", [name for name in manifest.__all__ if name.startswith(("TYPE_", "ANNOTATION_IMAGE", "ANNOTATION_BASE"))]
+)
 def test_media_types_are_written_down(name: str) -> None:
     value = str(getattr(manifest, name))
     assert value in PAGE or value.replace("application/vnd.hostplane.", "…") in PAGE
@@ -27,6 +29,11 @@ def test_media_types_are_written_down(name: str) -> None:
         f"| image | {limits.MAX_IMAGE >> 30} GiB",
         f"| frame: content | {limits.MAX_FRAME_RAW >> 20} MiB",
         f"| frames of an image | {limits.MAX_FRAMES:,};",
+        f"| patch | {limits.MAX_PATCH_RAW >> 20} MiB of content; a window of {limits.MAX_PATCH_WINDOW >> 20} MiB "
+        f"in at most {limits.MAX_PATCH_WINDOW // limits.BLOCK:,} runs; {limits.MAX_PATCH_OPS:,} copies |",
+        f"`{blockindex.PATCH_MAGIC.decode()}` in front",
+        f"| runs | 4, then {patch.RUN.size} each |",
+        f"| copies | 4, then {patch.COPY.size} each, transposed |",
         f"| block index | {limits.MAX_INDEX >> 20} MiB; extents and entries at most one for each block; "
         f"{limits.CHUNK_RECORDS:,} records a chunk |",
         f"trusted set | {limits.MAX_MANIFEST >> 10} KiB each",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from hostplane.agent.bundle import frame, manifest, signature, trust
+from hostplane.agent.bundle import frame, manifest, patch, signature, trust
 from hostplane.agent.bundle.blockindex import (
     COPY,
     ENTRY,
@@ -23,9 +25,10 @@ from hostplane.agent.bundle.blockindex import (
     ZERO,
     BlockIndex,
     Frame,
+    PatchIndex,
     transpose,
 )
-from hostplane.agent.bundle.limits import BLOCK, MAX_FRAME_RAW
+from hostplane.agent.bundle.limits import BLOCK, MAX_FRAME_RAW, MAX_PATCH_RAW, MAX_PATCH_WINDOW
 from hostplane.image.bundle import signing
 from hostplane.image.bundle.ocilayout import open_bundle
 from tests.unit.agent.fuzz.spoiling import campaign, refusal, spoiled_bytes, spoiled_json
@@ -180,3 +183,58 @@ def test_a_spoiled_frame_gives_its_content_or_is_refused(spoiled: tuple[Frame, b
         codec=codec, raw=size, stored=len(stored), stored_sha256=hashlib.sha256(stored).digest(), raw_sha256=bytes(32)
     )
     assert refusal(lambda: frame.decode(lied, stored))
+
+
+def _patched() -> tuple[bytes, bytes, Frame]:
+    """(a patch index, its first patch's unpacked bytes, that patch)."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        old = random.Random(1).randbytes(40 * BLOCK)
+        play.write(home / "old", old, old)
+        play.write(home / "new", old[:5000] + b"put in" + old[5000 : 39 * BLOCK + 4090], previous=home / "old/bundle")
+        opened = open_bundle(home / "new/bundle")
+        assert opened.manifest.patches is not None
+        index, blob = opened.manifest.patches.images["root"]
+        raw = opened.layout.path(index.digest).read_bytes()
+        first = next(PatchIndex(io.BytesIO(raw).read, len(raw)).frames())
+        return raw, lzma.decompress(opened.layout.path(blob.digest).read_bytes()[: first.stored]), first
+
+
+PATCH_INDEX, PATCH, LISTED_PATCH = _patched()
+
+
+def read_all_patches(raw: bytes) -> None:
+    index = PatchIndex(io.BytesIO(raw).read, len(raw))
+    content = 0
+    for one in index.frames():
+        assert 0 < one.stored <= one.raw <= MAX_PATCH_RAW
+        content += one.raw
+    at = 0
+    for extent in index.extents():
+        assert extent.op in (ZERO, FETCH)
+        assert extent.op == ZERO or (extent.source + extent.length) * BLOCK <= content
+        at += extent.length
+    assert at == index.header.blocks
+    assert not list(index.entries())
+
+
+@campaign(spoiled_bytes(PATCH_INDEX))
+def test_a_spoiled_patch_index_stays_inside_of_its_image_or_is_refused(raw: bytes) -> None:
+    refusal(lambda: read_all_patches(raw))
+
+
+@campaign(st.one_of(spoiled_bytes(PATCH), st.binary(max_size=200)), st.sampled_from([0, 1, -1, BLOCK]))
+def test_a_spoiled_patch_reads_no_more_than_its_window_and_gives_what_was_signed(raw: bytes, more: int) -> None:
+    """Its hash is made to fit, as whoever signs the index could do."""
+    stored, asked = lzma.compress(raw, preset=0), 0
+    digest = hashlib.sha256(stored).digest()
+    lied = LISTED_PATCH._replace(raw=LISTED_PATCH.raw + more, stored=len(stored), stored_sha256=digest)
+
+    def window(image: int, first: int, blocks: int) -> bytes:
+        nonlocal asked
+        assert image in (0, 1)
+        asked += blocks * BLOCK
+        assert asked <= MAX_PATCH_WINDOW
+        return bytes(blocks * BLOCK)
+
+    assert refusal(lambda: patch.apply(lied, stored, window))

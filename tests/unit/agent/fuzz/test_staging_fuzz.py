@@ -25,6 +25,8 @@ from tests.unit.agent.fuzz.spoiling import campaign, refusal, spoiled_bytes
 from tests.unit.agent.payload.bundle_host import BundleHost
 from tests.unit.image.bundle_play import blocks, replace_layer
 
+PROGRAM = random.Random(7).randbytes(30 * BLOCK)
+REBUILT = b"new" + PROGRAM[: 12 * BLOCK] + b"put in" + PROGRAM[12 * BLOCK : -9]
 OLD = blocks([*range(1, 20), 0, -5])
 SLOT = blocks([3, 2, 1, -9, 0, 7])
 _MAY_CHANGE = ("dev/hostplane/ROOT-B", "dev/hostplane/BOOT-B", "var/lib/hostplane/", "bundles/")
@@ -98,12 +100,12 @@ def lies(draw: st.DrawFn) -> Lie:
 class Victim:
     """One host for a campaign, put back after every example."""
 
-    def __init__(self) -> None:
+    def __init__(self, old: bytes = OLD, new: bytes = blocks([5, 6, 7]), is_patched: bool = False) -> None:
         self._home = tempfile.TemporaryDirectory()
         self.root = Path(self._home.name) / "host"
         self.host = BundleHost(self.root)
-        self.host.install_in_a(self.host.bundle("old", OLD))
-        self.host.bundle("new", blocks([5, 6, 7]))
+        self.host.install_in_a(self.host.bundle("old", old))
+        self.host.bundle("new", new, previous=self.host.layout("old") if is_patched else None)
         self._kept = Path(self._home.name) / "kept"
         shutil.copytree(self.root, self._kept, symlinks=True)
 
@@ -159,3 +161,25 @@ def test_a_signed_lie_is_written_nowhere_but_into_the_passive_slot(lie: Lie) -> 
     assert len(here.host.slot("ROOT-B")) <= max(len(SLOT), lie.size)
     if not name:
         assert hashlib.sha256(here.host.slot("ROOT-B", lie.size)).hexdigest() == lie.sha256
+
+
+_patched: list[Victim] = []
+
+
+@campaign(st.sampled_from([0, 1]), st.data(), cost=10)
+def test_signed_patches_that_are_spoiled_change_nothing_of_what_is_staged(which: int, data: st.DataObject) -> None:
+    """The frames are right, so the image is there in the end, whatever the patches make."""
+    if not _patched:
+        _patched.append(Victim(PROGRAM, REBUILT, is_patched=True))
+    here = _patched[0]
+    here.restore()
+    opened = here.host.opened("new")
+    assert opened.manifest.patches is not None
+    layer = opened.manifest.patches.images["root"][which]
+    raw = opened.layout.path(layer.digest).read_bytes()
+    replace_layer(opened, layer.digest, data.draw(spoiled_bytes(raw)))
+    image = here.host.sign("new", here.host.opened("new").manifest.digest)
+    before = here.files()
+    here.host.stage(image)
+    assert here.files() == before
+    assert here.host.slot("ROOT-B", len(REBUILT)) == REBUILT
