@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,12 @@ def test_the_largest_frames_fit_into_the_memory_of_a_staging(tmp_path: Path, cod
     image = host.bundle("v1", root, frame_bytes=8 << 20, codec=codec)
     assert measured("stage", tmp_path, image.ref, image.digest) < LIMIT
     assert host.slot("ROOT-B") == root
+
+
+def test_patches_fit_into_the_memory_of_a_staging(tmp_path: Path) -> None:
+    host = BundleHost(tmp_path)
+    old = random.Random(1).randbytes(12 << 20)
+    host.install_in_a(host.bundle("v1", old, frame_bytes=1 << 20, codec="none"))
+    image = host.bundle("v2", b"put in" + old[:-6], previous=host.layout("v1"), frame_bytes=1 << 20, codec="none")
+    assert measured("stage", tmp_path, image.ref, image.digest) < LIMIT
+    assert host.slot("ROOT-B") == b"put in" + old[:-6]
