@@ -87,7 +87,7 @@ ExecStart=/usr/bin/python3 -c "import http.server as h; H = type('H', (h.BaseHTT
 FAULTS: Mapping[str, Fault] = {
     "no-kernel": Fault(boot=("rm vmlinuz",)),
     "panic": Fault(arguments="rdinit=/nothing"),
-    "no-root-driver": Fault(renamed=(b"virtio_blk.ko", b"virtio_gone.k")),
+    "no-root-driver": Fault(renamed=(b"virtio_blk.ko\0", b"virtio_gone.k\0")),
     "hang": _unit("hang.service", _HANGING, "sysinit.target.wants"),
     "failed-unit": _unit("required.service", _FAILING, "multi-user.target.wants"),
     "kubelet": _unit("kubelet.service", _SICK_KUBELET, "multi-user.target.wants"),

@@ -108,7 +108,7 @@ def test_an_unsealed_host_is_sealed_by_its_administrators_word_alone(images: Ima
     with powered_on(one.disk, {"two": two}) as host:
         assert not _is_sealed(host)
         assert "sealed" in _refused(host, two, "two")
-        host.run("sed -i 's/{/{\"allowSealingChange\": true,/' /etc/hostplane/agent.json")
+        host.run("sed -i '1s/{/{\"allowSealingChange\": true,/' /etc/hostplane/agent.json")
         host.run("systemctl stop hostplane-agent.service")
         host.upgrade(1, two, "two", "B")
         assert _is_sealed(host)
