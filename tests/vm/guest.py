@@ -13,6 +13,7 @@ from typing import Any
 from hostplane.agent import gpt
 from hostplane.agent.bootstate import BootState, render
 from hostplane.local.qemu import Machine, make_overlay
+from tests.vm.restarting import Restarting
 
 PATIENCE = float(os.environ.get("HOSTPLANE_VM_PATIENCE", "1"))  # more on a machine that does other things, too
 BOOT_SECONDS = 300.0 * PATIENCE  # one takes 30 to 60 where nothing else runs
@@ -24,7 +25,7 @@ _LINE = r"Hostplane: slot (\w+) · ([^·\n]*) · (?!starting)([^\n]*)\n"
 class Guest:
     """What a test does with a running machine."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine | Restarting) -> None:
         self._machine = machine
 
     def banner(self, seconds: float = BOOT_SECONDS) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from hostplane.local.qemu import Machine
 from tests.image.conftest import Build
 from tests.vm.conftest import RECIPE
 from tests.vm.guest import BOOT_SECONDS, TEST_SECONDS, Bench, Guest, larger
+from tests.vm.restarting import rebooting
 
 pytestmark = pytest.mark.timeout(TEST_SECONDS)
 IDLE_MIB = 150
@@ -71,7 +72,7 @@ def test_a_sealed_root_boots_and_a_corrupt_one_costs_its_attempt(
     for mib in range(8, 64):
         bench.write("ROOT-B", mib << 20, b"not what was sealed")
     bench.boot_state(BootState(7, "B", True, 0, False, 1))
-    with Machine(bench.path, Firmware.UEFI) as machine:
+    with rebooting(bench.path, Firmware.UEFI) as machine:
         host = Guest(machine)
         machine.wait_for("hostplane.slot=B", BOOT_SECONDS)
         assert host.banner() == ("A", "healthy")

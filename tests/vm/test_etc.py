@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hostplane.agent.bootstate import BootState
-from hostplane.local.qemu import Machine
 from tests.vm.guest import BOOT_SECONDS, COMMAND_SECONDS, TEST_SECONDS, Bench, Guest, blank_disk
+from tests.vm.restarting import rebooting
 
 pytestmark = pytest.mark.timeout(TEST_SECONDS)
 UNIT = r"[Mount]\nWhat=/dev/vdc\nWhere=/srv/two\nType=ext4\n\n[Install]\nWantedBy=multi-user.target\n"
@@ -18,7 +18,7 @@ KEYS = "cat /etc/machine-id /etc/ssh/ssh_host_*_key.pub"
 
 def test_a_host_keeps_what_is_its_own_over_a_reboot(debian_disk: Callable[..., Path], tmp_path: Path) -> None:
     data = [blank_disk(tmp_path / name, 16) for name in ("one", "two")]
-    with Machine(debian_disk(), drives=data) as machine:
+    with rebooting(debian_disk(), drives=data) as machine:
         host = Guest(machine)
         assert host.banner() == ("A", "healthy")
         host.log_in()
@@ -50,7 +50,7 @@ def test_a_slot_whose_etc_is_broken_costs_its_attempt_and_not_the_host(
     nothing.write_bytes(b"not a directory\n")
     bench.debugfs("PERSIST", "mkdir etc", "cd etc", f"write {nothing} B")
     bench.boot_state(BootState(7, "B", True, 0, False, 1))
-    with Machine(bench.path) as machine:
+    with rebooting(bench.path) as machine:
         host = Guest(machine)
         machine.wait_for("hostplane: etc/B in PERSIST is not a directory", BOOT_SECONDS)
         machine.wait_for("hostplane: this boot is given up; rebooting", COMMAND_SECONDS)

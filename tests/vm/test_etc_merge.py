@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hostplane.local.qemu import Machine
 from tests.vm.guest import TEST_SECONDS, Bench, Guest
+from tests.vm.restarting import rebooting
 
 pytestmark = pytest.mark.timeout(TEST_SECONDS)
 UNIT = "/usr/lib/systemd/system/hostplane-agent.service"
@@ -71,7 +71,7 @@ def test_both_sides_arrive_owners_follow_and_going_back_restores_the_old_etc(
     ):
         (tmp_path / name).write_text(content)
         bench.debugfs("ROOT-B", "cd /etc", f"rm {name}", f"write {tmp_path / name} {name}", f"sif {name} mode 0100644")
-    with Machine(bench.path) as machine:
+    with rebooting(bench.path) as machine:
         host = Guest(machine)
         assert host.banner() == ("A", "healthy")
         host.log_in()

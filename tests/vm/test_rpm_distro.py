@@ -15,9 +15,9 @@ import pytest
 
 from hostplane.image.building.engine import Built
 from hostplane.image.recipe import Firmware, StageName
-from hostplane.local.qemu import Machine
 from tests.image.rpm_distro import EPOCH, RELEASE, rpm_distro, write_distro_file
 from tests.vm.guest import TEST_SECONDS, Guest
+from tests.vm.restarting import rebooting
 
 pytestmark = pytest.mark.timeout(TEST_SECONDS)
 _RECIPE = """
@@ -77,7 +77,7 @@ def built(build_shared: Callable[..., Built], tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.parametrize("firmware", [Firmware.UEFI, pytest.param(Firmware.BIOS, marks=pytest.mark.long)])
 def test_it_boots_healthy_and_keeps_etc_over_a_reboot(built: tuple[Path, list[str]], firmware: Firmware) -> None:
-    with Machine(built[0], firmware) as machine:
+    with rebooting(built[0], firmware) as machine:
         host = Guest(machine)
         assert host.banner() == ("A", "healthy")
         host.log_in()

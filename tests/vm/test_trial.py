@@ -15,6 +15,7 @@ import pytest
 
 from hostplane.local.qemu import Machine
 from tests.vm.guest import BOOT_SECONDS, TEST_SECONDS, Bench, Guest
+from tests.vm.restarting import Restarting, rebooting
 
 pytestmark = pytest.mark.timeout(2 * TEST_SECONDS)
 DIGEST = "sha256:" + "b" * 64
@@ -30,7 +31,7 @@ SWITCH = {"seq": 1, "operation": "upgrade", "digest": DIGEST, "trialSeconds": 36
 class Trial:
     """A host that runs slot A and has the other one staged."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine | Restarting) -> None:
         self.machine, self.guest = machine, Guest(machine)
         assert self.guest.banner() == ("A", "healthy")
         self.guest.log_in()
@@ -72,7 +73,7 @@ def start(debian_disk: Callable[..., Path], tmp_path: Path) -> Callable[[], Any]
     def started() -> Iterator[Trial]:
         bench = Bench(debian_disk(), tmp_path)
         bench.copy_slot()
-        with Machine(bench.path) as machine:
+        with rebooting(bench.path) as machine:
             yield Trial(machine)
 
     return started

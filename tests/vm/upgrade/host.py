@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hostplane.image.recipe import Firmware
 from hostplane.local.bundleserver import BundleServer
-from hostplane.local.qemu import Machine, make_overlay
 from tests.vm.guest import BOOT_SECONDS, PATIENCE, Guest
+from tests.vm.restarting import Restarting, rebooting
 from tests.vm.upgrade.images import Made
-from tests.vm.upgrade.restarting import Restarting
 
 __all__ = ["STEP_SECONDS", "UpgradeHost", "powered_on"]
 
@@ -29,7 +27,7 @@ class UpgradeHost(Guest):
     """What a proxy would say to the agent, and what it would hear."""
 
     def __init__(self, machine: Restarting, server: BundleServer) -> None:
-        super().__init__(machine)  # type: ignore[arg-type]  # it does all that a guest asks of one
+        super().__init__(machine)
         self.machine, self.server = machine, server
         self.is_at_rest = False  # a test that leaves it so says it
 
@@ -123,12 +121,9 @@ def powered_on(
 ) -> Iterator[UpgradeHost]:
     """A host on `disk`, up and logged in, and `bundles` within its reach. `overlay`: `disk` itself stays as it is."""
     served = {name: made.bundle for name, made in bundles.items()}
-    with BundleServer(served) as server, TemporaryDirectory(prefix="hostplane-upgrade-") as scratch:
-        written = make_overlay(disk, Path(scratch) / "disk.qcow2") if overlay else disk
-        options: dict[str, Any] = {"memory_mib": 768, "network": True, "arguments": ("-device", "i6300esb"), **more}
-        kept: dict[str, Any] = {"overlay": False, "reboots": False, "variables": Path(scratch) / "variables.fd"}
-        with Restarting(lambda: Machine(written, firmware, **kept, **options)) as machine:
-            host = UpgradeHost(machine, server)
-            host.banner()
-            host.log_in()
-            yield host
+    options: dict[str, Any] = {"memory_mib": 768, "network": True, "arguments": ("-device", "i6300esb"), **more}
+    with BundleServer(served) as server, rebooting(disk, firmware, overlay=overlay, **options) as machine:
+        host = UpgradeHost(machine, server)
+        host.banner()
+        host.log_in()
+        yield host

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 from hostplane.errors import LocalError
-from hostplane.local.qemu import Machine
+from hostplane.image.recipe import Firmware
+from hostplane.local.qemu import Machine, make_overlay
 
-__all__ = ["Restarting"]
+__all__ = ["Restarting", "rebooting"]
 
 
 class Restarting:
@@ -69,3 +73,18 @@ class Restarting:
         self._machine.stop()
         self._machine = self._build()
         self._machine.start()
+
+
+@contextmanager
+def rebooting(
+    disk: Path, firmware: Firmware = Firmware.BIOS, *, overlay: bool = True, **options: Any
+) -> Iterator[Restarting]:
+    """A machine, powered on, that keeps its disk and firmware variables over reboots; `options` are `Machine`'s.
+
+    With `overlay`, `disk` itself stays as it is; other drives are written to.
+    """
+    with TemporaryDirectory(prefix="hostplane-upgrade-") as scratch:
+        written = make_overlay(disk, Path(scratch) / "disk.qcow2") if overlay else disk
+        kept: dict[str, Any] = {"overlay": False, "reboots": False, "variables": Path(scratch) / "variables.fd"}
+        with Restarting(lambda: Machine(written, firmware, **kept, **options)) as machine:
+            yield machine

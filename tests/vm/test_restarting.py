@@ -11,7 +11,7 @@ from hostplane.local.qemu import Machine
 from tests.vm.powercut.recording import recorded
 from tests.vm.powercut.test_recording import _COUNTER
 from tests.vm.powercut.writelog import Flag, WriteLog
-from tests.vm.upgrade.restarting import Restarting
+from tests.vm.restarting import Restarting
 
 
 def test_reboots_are_new_starts_on_the_same_disk(tmp_path: Path) -> None:
