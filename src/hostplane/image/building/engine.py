@@ -40,7 +40,6 @@ __all__ = ["Built", "Ran", "Wish", "build", "open_store"]
 
 FIXED_EPOCH = 1_704_067_200
 """The time stamp of images whose recipe and lock name none: 2024-01-01 00:00 UTC."""
-_STORE_BYTES = 40 << 30
 _TAIL_LINES = 12
 _LOCK_SECONDS = 0.1
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -111,7 +110,7 @@ def build(
         for output in outputs:
             show(Told(event="delivered", text=output.path))
     if any(row.how == "made" for row in ran):
-        store.prune(max_bytes=_STORE_BYTES)
+        store.prune(max_bytes=store.room())
     return Built(stages=ran, outputs=outputs)
 
 

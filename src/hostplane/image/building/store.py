@@ -38,6 +38,7 @@ __all__ = ["Done", "Held", "Layer", "Pruned", "Store", "default_store"]
 ENVIRONMENT = "HOSTPLANE_IMAGE_STORE"
 _DIRECTORIES = ("layers", "tmp", "cache", "locks", "logs", "recipes")
 _LOG_SECONDS = 14 * 86400
+_MAX_BYTES = 40 << 30
 
 
 class Done(Struct, frozen=True, kw_only=True):
@@ -228,6 +229,11 @@ class Store:
                         )
                     )
         return sorted(rows, key=lambda row: row.used)
+
+    def room(self) -> int:
+        """The bytes that results may take here: 40 GiB, but half of the disk's room at most, the rest being others'."""
+        taken = sum(row.size for row in self.layers())
+        return min(_MAX_BYTES, (taken + shutil.disk_usage(self.path).free) // 2)
 
     def prune(self, *, max_bytes: int | None = None, max_age: float | None = None) -> Pruned:
         """Remove what was not used for `max_age` seconds, then the longest unused until `max_bytes` are left.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,6 +98,15 @@ def test_prune_takes_the_longest_unused_first_and_never_what_is_in_use(store: St
     used[0].release()
     assert store.prune(max_age=3600.0).removed == 2
     assert list((store.path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(("taken", "free", "room"), [(100, 20, 60), (0, 7, 3), (8 << 30, 90 << 30, 40 << 30)])
+def test_its_room_leaves_half_of_a_small_disk_to_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch, taken: int, free: int, room: int
+) -> None:
+    make(store, "a", size=taken)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert store.room() == room
 
 
 def test_only_one_at_a_time_makes_a_key(store: Store) -> None:
