@@ -223,7 +223,7 @@ class Planner(object):
         if model == sysctl.PERSISTENT:
             self._guard_programs(model, wishes)
         for wish in wishes if model in doors.MODELS and not self._request.is_kubeos else ():
-            if doors.opens(model, key_path(model, wish)):
+            if doors.opens(model, key_path(model, wish), wish.is_delete):
                 self._require_signature("the key " + wish.key)
         self._edit(model, real, form.edit, wishes, form.may_make, form.file == real and path == form.file)
 

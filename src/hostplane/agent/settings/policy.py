@@ -3,8 +3,9 @@
     /usr/lib/hostplane/policy.json   {"schema": "1.0", "settings": {"allowedPaths": [...], "signedModels": [...]}}
 
 A path that ends with a slash allows what is below it, any other one itself. Whoever can write a Host could otherwise
-become root of its node. What is outside needs a signature of the whole request by the keys that the host trusts. A
-policy that cannot be read allows nothing; an image without one has the list below.
+become root of its node; who chooses the registry of its images, too. What is outside needs a signature of the whole
+request by the keys that the host trusts. A policy that cannot be read allows nothing; an image without one has the list
+below.
 """
 
 import json
@@ -21,7 +22,6 @@ FILE = "usr/lib/hostplane/policy.json"
 PURPOSE = "settings"
 DEFAULT_PATHS = (
     "/etc/chrony/sources.d/",
-    "/etc/containerd/certs.d/",
     "/etc/hosts",
     "/etc/issue",
     "/etc/modules-load.d/",

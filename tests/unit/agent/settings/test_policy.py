@@ -16,6 +16,8 @@ from hostplane.image.bundle import signing, trust
 from tests.unit.agent.settings.test_request import UNIT, apply, furnish
 from tests.unit.agent.settings.test_request import policy as policy_text
 
+CRI = 'plugins."io.containerd.grpc.v1.cri"'
+
 
 @pytest.mark.parametrize(
     ("path", "allowed", "is_allowed"),
@@ -57,6 +59,18 @@ def test_nothing_that_an_image_without_a_policy_allows_is_run() -> None:
         ("containerd", "", 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options.BinaryName', "/x"),
         ("container.containerd", "", "proxy_plugins.x.address", "/x"),
         ("kubernetes.kubelet", "/var/lib/kubelet/../x.yaml", "a", "b"),
+        ("kubernetes.kubelet", "/etc/kubernetes/credentials.yaml", "providers", [{"name": "x"}]),
+        ("kubernetes.kubelet", "/etc/kubernetes/credentials.yaml", "users", [{"name": "x"}]),
+        ("kubelet", "", "imageCredentialProviderBinDir", "/x"),
+        ("containerd", "", CRI + ".registry.config_path", "/x"),
+        ("containerd", "", CRI + '.registry.mirrors."docker.io".endpoint', ["https://registry.test"]),
+        ("containerd", "", CRI + ".sandbox_image", "registry.test/pause"),
+        ("containerd", "", 'plugins."io.containerd.cri.v1.images".pinned_images.sandbox', "registry.test/pause"),
+        ("containerd", "", 'plugins."io.containerd.transfer.v1.local".config_path', "/x"),
+        ("containerd", "", "grpc.tcp_address", "0.0.0.0:1"),
+        ("containerd", "", CRI + ".containerd.runtimes.runc.options.CriuPath", "/x"),
+        ("containerd", "", 'plugins."io.containerd.image-verifier.v1.bindir".max_verifiers', 0),
+        ("containerd", "", "disabled_plugins", ["io.containerd.image-verifier.v1.bindir"]),
     ],
 )
 def test_what_would_be_root_needs_a_signature(host: Any, model: str, path: str, key: str, value: Any) -> None:
@@ -65,10 +79,37 @@ def test_what_would_be_root_needs_a_signature(host: Any, model: str, path: str, 
     for name in ("core_pattern", "modprobe"):
         host.write("proc/sys/kernel/" + name, "core\n")
     host.write("etc/kubernetes/manifests/x.yaml", "a: 1\n")
+    host.write("etc/kubernetes/credentials.yaml", "a: 1\n")
     host.write("etc/environment", "")
     with pytest.raises(HostError, match=r"HP-6421|HP-6061"):
         apply(host, (model, path, [(key, value, "")]))
     assert (host.root / "proc/sys/kernel/core_pattern").read_text() == "core\n"
+
+
+@pytest.mark.parametrize("key", ["plugins", CRI])
+def test_a_table_that_may_hold_such_keys_is_deleted_by_signed_settings_only(host: Any, key: str) -> None:
+    furnish(host)
+    host.write("etc/containerd/config.toml", f"[{CRI}]\nx = 1\n")
+    with pytest.raises(HostError, match="HP-6421"):
+        apply(host, ("containerd", "", [(key, None, "delete")]))
+
+
+def test_what_only_tunes_needs_no_signature(host: Any) -> None:
+    furnish(host)
+    host.write("etc/containerd/config.toml", "version = 2\n")
+    rows = [(CRI + ".max_container_log_line_size", 1), (CRI + ".containerd.runtimes.runc.options.SystemdCgroup", True)]
+    apply(host, ("containerd", "", [(key, value, "") for key, value in rows]))
+    apply(host, ("kubelet", "", [("resolvConf", "/run/systemd/resolve/resolv.conf", "")]), version="s2")
+
+
+def test_who_chooses_a_registry_needs_the_image_or_a_signature(host: Any) -> None:
+    furnish(host)
+    (host.root / "usr/lib/hostplane/policy.json").unlink()
+    config = ("files", "", [("/etc/containerd/certs.d/docker.io/hosts.toml", 'server = "https://registry.test"\n', "")])
+    with pytest.raises(HostError, match="HP-6421"):
+        apply(host, config)
+    host.write("usr/lib/hostplane/policy.json", policy_text("/etc/containerd/certs.d/"))
+    apply(host, config)
 
 
 def test_a_link_leads_nowhere_that_its_place_does_not_allow(host: Any) -> None:
