@@ -28,7 +28,7 @@ SEALED = ("disk.fs=erofs", "disk.verity=true")
     [
         pytest.param(Firmware.UEFI, (), 6, id="uefi-ext4"),
         pytest.param(Firmware.BIOS, XFS, 9, id="bios-xfs"),
-        pytest.param(Firmware.UEFI, XFS, 4, id="uefi-xfs"),
+        pytest.param(Firmware.UEFI, XFS, 4, id="uefi-xfs", marks=pytest.mark.long),
     ],
 )
 def test_it_boots_to_a_healthy_status_and_fills_its_disk(
