@@ -54,6 +54,8 @@ class Config(NamedTuple):
     watchdog_seconds: int = 120  # on trial; 0: no watchdog
     stall_seconds: float = 30.0  # a download that gives nothing for so long is dropped and resumed
     fetch_attempts: int = 5  # fruitless attempts in a row before a download fails
+    minimum_bytes_per_second: int = 4096  # a download that gives less, counted over so many seconds of waiting for it,
+    minimum_over_seconds: float = 300.0  # ends with a reason; 0 bytes: none does
     bytes_per_second: int = 0  # 0: as fast as it comes
     io_bytes_per_second: int = 0  # of the disk, read and written, while an image is staged; 0: as fast as it goes
     io_idle: bool = True  # whether a staging leaves the disk to others
@@ -70,6 +72,8 @@ _BOUNDS = {
     "watchdog_seconds": (0, 600),
     "stall_seconds": (0.1, 3600),
     "fetch_attempts": (1, 100),
+    "minimum_bytes_per_second": (0, 1 << 40),
+    "minimum_over_seconds": (0.1, 86400),
     "bytes_per_second": (0, 1 << 40),
     "io_bytes_per_second": (0, 1 << 40),
     "slot_bytes": (0, 1 << 50),

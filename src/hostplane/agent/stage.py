@@ -233,7 +233,7 @@ class Stage(object):
                     self._note(Partial(self._slot, self.image.digest, done))
                     flushed = done
         except HostError as fault:
-            if done > flushed and fault.name in ("PayloadTruncated", "PayloadUnreachable"):
+            if done > flushed and fault.name in ("PayloadTruncated", "PayloadUnreachable", "PayloadTooSlow"):
                 writer.sync()
                 self._note(Partial(self._slot, self.image.digest, done))
             raise

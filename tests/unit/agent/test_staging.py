@@ -148,6 +148,28 @@ def test_a_server_that_stalls_is_given_up(host: Any, web: Any, agent: Any, drip:
     assert failure(agent().run(host.image_of(host.NEW, web.url))) in ("PayloadUnreachable", "PayloadTruncated")
 
 
+def test_a_server_that_drips_is_given_up_and_the_next_staging_goes_on_from_there(
+    host: Any, web: Any, agent: Any
+) -> None:
+    def behave(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(host.NEW)))
+        handler.end_headers()
+        for at in range(0, len(host.NEW), 10):
+            handler.wfile.write(host.NEW[at : at + 10])
+            if web.over.wait(0.01):
+                return
+
+    host.configure(stallSeconds=20, minimumBytesPerSecond=100_000, minimumOverSeconds=0.3)
+    web.behave = behave
+    staging = agent()
+    status = staging.run(host.image_of(host.NEW, web.url))
+    assert (failure(status), status["failedDigests"]) == ("PayloadTooSlow", [])
+    web.serve(host.NEW)
+    assert staging.run(host.image_of(host.NEW, web.url))["phase"] == "Staged"
+    assert int(web.ranges[-1][len("bytes=") : -1]) >= 10
+
+
 @pytest.mark.parametrize(("status", "name"), [(404, "PayloadRefused"), (503, "PayloadUnreachable")])
 def test_a_server_that_refuses_is_named(host: Any, web: Any, agent: Any, status: int, name: str) -> None:
     host.configure(fetchAttempts=1)

@@ -22,6 +22,8 @@ class Limits(NamedTuple):
     stall_seconds: float = 30.0
     attempts: int = 5
     bytes_per_second: int = 0
+    least_bytes_per_second: int = 0
+    least_over_seconds: float = 300.0
     back_off_seconds: float = 1.0
 
 
@@ -47,6 +49,7 @@ class Pace(object):
         self.cancelled = cancelled
         self.received = 0
         self._due = 0.0
+        self._waited, self._came = 0.0, 0
 
     def check(self) -> None:
         """Raises Cancelled when nobody wants the rest."""
@@ -63,11 +66,27 @@ class Pace(object):
             if self._due > now and self.cancelled.wait(self._due - now):
                 raise Cancelled()
 
+    def waited(self, seconds: float, count: int = 0, url: str = "") -> None:
+        """`count` bytes came after `seconds` of waiting; a server that drips for ever is no server.
+
+        Raises:
+            HostError: PayloadTooSlow at the end of a span of time in which too few came; the next span begins then.
+        """
+        self._waited, self._came = self._waited + seconds, self._came + count
+        if url and self._waited >= self.limits.least_over_seconds:
+            rate, span, least = self._came / self._waited, self._waited, self.limits.least_bytes_per_second
+            self._waited, self._came = 0.0, 0
+            if rate < least:
+                raise HostError("PayloadTooSlow", url=url, rate=int(rate), seconds=int(span), least=least)
+
     def back_off(self, failures: int, retry_after: Optional[float] = None) -> None:
         """Wait before the attempt after `failures` ones: 1, 2, 4... s, or what the server asks, a minute at most.
 
         A part of it is left to chance, so that a thousand hosts that were refused together do not come back together.
         """
         wait = min(30.0, self.limits.back_off_seconds * 2 ** (failures - 1)) * (0.5 + random.random() / 2)
-        if self.cancelled.wait(min(_LONGEST_WAIT, max(wait, retry_after or 0.0))):
+        wait = min(_LONGEST_WAIT, max(wait, retry_after or 0.0))
+        if self.cancelled.wait(wait):
             raise Cancelled()
+        if failures == 1:  # more in a row are bounded by their number; a server with a byte each time is not
+            self.waited(wait)

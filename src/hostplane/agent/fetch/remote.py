@@ -105,8 +105,8 @@ class Remote(object):
         `expect` is told the size when a server says it.
 
         Raises:
-            MissingError. HostError: PayloadUnreachable, PayloadTruncated, PayloadSizeMismatch, PayloadRefused...
-            Cancelled.
+            MissingError. HostError: PayloadUnreachable, PayloadTruncated, PayloadSizeMismatch, PayloadRefused,
+                PayloadTooSlow... Cancelled.
         """
         reading = _Reading(self._endpoints, self._pace, path, size, headers or {})
         self._is_told = False
@@ -199,6 +199,7 @@ class _Reading(object):
     def _leave_out(self, refusal: HostError) -> None:
         if self.endpoint is self._origin or self._refusal is None:
             self._refusal = refusal
+        self.endpoint.is_doubted = self.endpoint.is_doubted or refusal.name == "PayloadTooSlow"
         if len(self._left) == 1:
             raise self._refusal
         _log.info("%s is left out: %s", self.endpoint.shown, refusal)

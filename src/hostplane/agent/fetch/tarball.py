@@ -35,7 +35,8 @@ def is_in_image(image: "Image") -> bool:
 def limits_of(host: "HostRoot") -> Limits:
     """How long and how fast this host fetches."""
     config = host.config
-    return Limits(config.stall_seconds, config.fetch_attempts, config.bytes_per_second)
+    least, window = config.minimum_bytes_per_second, config.minimum_over_seconds
+    return Limits(config.stall_seconds, config.fetch_attempts, config.bytes_per_second, least, window)
 
 
 def source_of(host: "HostRoot", image: "Image") -> Source:

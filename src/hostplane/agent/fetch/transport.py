@@ -229,7 +229,7 @@ class Transport(object):
             raise DroppedError(_words(fault)) from None
         if scheme == "https":
             sock = self._encrypted(sock, origin, first)
-        wire = Wire(sock, self.pace)
+        wire = Wire(sock, self.pace, _place(origin))
         fresh = http.client.HTTPConnection(host, port)
         fresh.auto_open = 0
         fresh.default_port = (

@@ -19,16 +19,16 @@ _SLOWEST = 1024  # bytes per stall time: less is a stall, however often a byte d
 
 
 class Wire(object):
-    """`sock` is connected, through a proxy and TLS where there are any."""
+    """`sock` is connected to `place`, through a proxy and TLS where there are any."""
 
-    def __init__(self, sock: Any, pace: Pace) -> None:
+    def __init__(self, sock: Any, pace: Pace, place: str) -> None:
         self.sock = sock
-        self._pace = pace
-        self._waited, self._came = 0.0, 0
+        self._pace, self._place = pace, place
+        self._waited, self._came, self._silent = 0.0, 0, 0.0
 
     def sendall(self, data: Any) -> None:
         """Send a request, which is small. Raises OSError."""
-        self._waited, self._came = 0.0, 0
+        self._waited, self._came, self._silent = 0.0, 0, 0.0
         self.sock.settimeout(self._pace.limits.stall_seconds)
         self.sock.sendall(data)
 
@@ -44,7 +44,11 @@ class Wire(object):
         self.sock.close()
 
     def receive_into(self, buffer: Any) -> int:
-        """Bytes put into `buffer`, 0 at the end. Raises OSError, DroppedError for a stall, Cancelled."""
+        """Bytes put into `buffer`, 0 at the end.
+
+        Raises:
+            DroppedError for a stall, HostError PayloadTooSlow, OSError, Cancelled.
+        """
         stall = self._pace.limits.stall_seconds
         self.sock.settimeout(min(_POLL_SECONDS, stall))
         while True:
@@ -54,12 +58,18 @@ class Wire(object):
                 count = self.sock.recv_into(buffer)
             except socket.timeout:
                 count = -1
-            self._waited += time.monotonic() - began
+            waited = time.monotonic() - began
+            self._waited, self._silent = self._waited + waited, self._silent + waited
             if count >= 0:
                 self._came += count
                 self._pace.took(count)
+            if count > 0:  # a server that is silent from the start is not slow but away
+                silent, self._silent = self._silent, 0.0
+                self._pace.waited(silent, count, self._place)
             if self._waited >= stall:
                 if self._came < _SLOWEST and count:
+                    if self._came:
+                        self._pace.waited(self._silent)
                     raise DroppedError("almost nothing came for %g seconds" % self._waited)
                 self._waited, self._came = 0.0, 0
             if count >= 0:
