@@ -172,15 +172,21 @@ def _small(here: Path, name: str, previous: Path | None) -> _Version:
 
 
 def _host(root: Path, old: _Version, key: Path, trusted: Path) -> None:
-    """A host whose slot A runs `old` and whose slot B holds it too, as after the upgrade before."""
-    for directory in ("dev/hostplane", "boot/hostplane", "var/lib/hostplane", "etc/hostplane", "run/hostplane", "proc"):
+    """A host whose disk was made with `old` in slot A, and whose slot B holds it too."""
+    places = "dev/hostplane boot/hostplane/installed var/lib/hostplane etc/hostplane run/hostplane proc"
+    for directory in places.split():
         (root / directory).mkdir(parents=True)
     for image, path in old.images.items():
         for slot in "AB":
             shutil.copyfile(path, root / f"dev/hostplane/{image.upper()}-{slot}")
     (root / "usr/lib/hostplane/keys").mkdir(parents=True)
     shutil.copyfile(trusted, root / "usr/lib/hostplane/keys/trusted.json")
-    (root / "etc/os-release").write_text(f"VERSION_ID={open_bundle(old.bundle).metadata.version}\n")
+    opened = open_bundle(old.bundle)
+    (root / "etc/os-release").write_text(f"VERSION_ID={opened.metadata.version}\n")
+    running = {"name": opened.metadata.name, "version": opened.metadata.version}
+    (root / "usr/lib/hostplane/image.json").write_text(json.dumps(running))
+    shutil.copyfile(opened.layout.path(opened.manifest.digest), root / "boot/hostplane/installed/manifest.json")
+    shutil.copyfile(opened.path(opened.manifest.metadata), root / "boot/hostplane/installed/metadata.json")
     (root / "proc/sys/kernel/random").mkdir(parents=True)
     (root / "etc/hostplane/agent.json").write_text(json.dumps({"ioIdle": False}))
     for name in ("env2", "env1"):
